@@ -1,0 +1,1 @@
+"""What is known of each paper of the survey: records, and what was measured."""

@@ -1,0 +1,139 @@
+"""What a backbone adapter declares: everything the engine needs to know of a model family, in one place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from engine.denoise import Given, NoiseSchedule, Prediction
+from engine.sites import Site, SiteKind
+from engine.spec import ModelChoice, Strict
+from engine.step import Branch, RunShape
+
+
+class Inputs(Strict):
+    """Inputs every backbone takes; each adds its own."""
+
+    prompts: list[str] = Field(min_length=1, description="What to generate, one output a prompt.")
+    guidance: float = Field(7.0, ge=1.0, description="Strength of classifier-free guidance; 1 turns it off.")
+
+
+class Backbone(ABC):
+    """One model family. `sketch` knows sizes without weights; `load` fills it."""
+
+    name: ClassVar[str]
+    inputs: ClassVar[type[Inputs]]
+    prediction: ClassVar[Prediction]
+    noise: ClassVar[NoiseSchedule]
+    output: ClassVar[Literal["image", "video"]]
+    branches: ClassVar[tuple[Branch, ...]]
+    """Guidance layout, in batch order."""
+
+    def __init__(self, choice: ModelChoice) -> None:
+        self.choice = choice
+        self.dtype: torch.dtype = getattr(torch, choice.dtype)
+        self.device = torch.device("meta")
+        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
+
+    model: nn.Module
+    """The denoiser."""
+
+    @classmethod
+    @abstractmethod
+    def sketch(cls, choice: ModelChoice) -> Self:
+        """The backbone with its denoiser on the meta device."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """A few thousand random weights, ready to run: what tests and contract checks use."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> None:
+        """Read all weights, or raise `MissingWeights` before anything was changed."""
+
+    @abstractmethod
+    def shape(self, inputs: Inputs, steps: int) -> RunShape:
+        """Sizes of a run."""
+
+    @abstractmethod
+    def sites(self, run: RunShape) -> list[Site]:
+        """All sites of the denoiser, outermost first and in forward order, with their costs."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs, run: RunShape) -> Any:
+        """Conditions of a run: text features and whatever else `predict` needs."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
+        """One call of the denoiser: x [b, ...] at noise level `time` -> [branches * b, ...], branch by branch."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, run: RunShape) -> Tensor:
+        """Outputs in 0..1: [b, 3, F, H, W], one frame for pictures."""
+
+    @abstractmethod
+    def initial_noise(self, run: RunShape, seeds: Sequence[int]) -> Tensor:
+        """Latents to start from, one draw a sample from its own seed."""
+
+    def given(self, inputs: Inputs, run: RunShape, seeds: Sequence[int]) -> Given | None:
+        """Conditioning frames, where the inputs name some."""
+        return None
+
+    def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:
+        """What is wrong with the inputs together: (key, rule, remedy)."""
+        return []
+
+    def combine(self, predictions: Tensor, branches: Sequence[Branch], guidance: float) -> Tensor:
+        """Guidance: predictions [branches * b, ...] -> [b, ...]; a branch alone is returned as it is."""
+        if len(branches) == 1:
+            return predictions
+        parts = dict(zip(branches, predictions.chunk(len(branches)), strict=True))
+        return parts[Branch.UNCOND] + guidance * (parts[Branch.COND] - parts[Branch.UNCOND])
+
+    def swap(self, name: str, module: nn.Module) -> None:
+        """Replace the sub-module `name` of the denoiser; `restore` brings the old ones back."""
+        parent_name, _, leaf = name.rpartition(".")
+        parent = self.model.get_submodule(parent_name)
+        self._swapped.append((parent, leaf, parent.get_submodule(leaf)))
+        setattr(parent, leaf, module)
+
+    def restore(self) -> None:
+        """Undo all swaps, last first."""
+        while self._swapped:
+            parent, leaf, module = self._swapped.pop()
+            setattr(parent, leaf, module)
+
+    def branches_of(self, guidance: float) -> tuple[Branch, ...]:
+        """Branches a run needs: all of them under guidance, else the conditional one."""
+        return self.branches if guidance > 1 else (Branch.COND,)
+
+    def capabilities(self, sites: Sequence[Site]) -> frozenset[SiteKind]:
+        """Site kinds this model has; derived, so that it cannot disagree with the sites."""
+        return frozenset(site.kind for site in sites)
+
+    def weight_bytes(self) -> int:
+        """Bytes of the denoiser's weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters()) * self.dtype.itemsize
+
+    def activation_bytes(self, run: RunShape) -> int:
+        """Rough peak of the denoiser's activations: the widest layer's input, hidden and output at once."""
+        return 0
+
+    def weight_files(self) -> dict[str, Path]:
+        """The weight files a run read, by component and name; empty for random weights."""
+        return {}
+
+    def identity(self) -> str:
+        """What the weights are, for keys of artefacts and for reports."""
+        return f"{self.name}:{self.choice.weights}:{self.choice.dtype}"
+
+    def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
+        """Task metrics of outputs [b, 3, F, H, W] in 0..1, where the weights come with a judge."""
+        return {}

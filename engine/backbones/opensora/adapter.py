@@ -1,0 +1,301 @@
+"""Open-Sora 1.2 for the engine: sizes, sites with their costs, text, guidance, frames that are given, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from engine.backbones.base import Backbone, Inputs
+from engine.backbones.opensora import text
+from engine.backbones.opensora.stdit3 import STDiT3, STDiT3Block
+from engine.backbones.opensora.vae import OpenSoraVAE
+from engine.denoise import Given, RectifiedFlow
+from engine.media import read_frames
+from engine.random import draw
+from engine.sites import Site, SiteKind
+from engine.spec import ModelChoice
+from engine.step import Branch, RunShape
+from engine.weights import Component, fill, is_hub_id, locate, read_config
+
+TRANSFORMER, VAE = Component("transformer"), Component("vae")
+COMPONENTS = (TRANSFORMER, VAE, *text.COMPONENTS)
+CHUNK = 17
+STILL_FPS = 120
+
+
+class OpenSoraInputs(Inputs):
+    """Inputs of Open-Sora."""
+
+    num_frames: int = Field(51, ge=1, description="Frames of the video: 1 for a picture, else at least 17.")
+    height: int = Field(480, ge=16, description="Pixels.")
+    width: int = Field(854, ge=16, description="Pixels.")
+    fps: int = Field(24, ge=1, le=120, description="Frames a second, seen by the model and used for the file.")
+    aesthetic_score: float | None = Field(None, description="Appended to the prompt; the original writes 6.5.")
+    reference: str | None = Field(None, description="Picture or video file that gives the first frames.")
+    reference_edit: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Noise level in 0..1 below which given frames may change; 0 keeps them."
+    )
+
+
+@dataclass
+class Conditions:
+    """Text and size conditions of b prompts: features [b, L, channels] of each branch, mask [b, L], sizes [b]."""
+
+    features: dict[Branch, Tensor]
+    mask: Tensor
+    fps: Tensor
+    height: Tensor
+    width: Tensor
+    _joined: dict[tuple[Branch, ...], Tensor] = field(default_factory=dict)
+
+    def text(self, branches: Sequence[Branch]) -> Tensor:
+        """Features of the branches, in batch order: [branches * b, 1, L, channels]."""
+        key = tuple(branches)
+        if key not in self._joined:
+            self._joined[key] = torch.cat([self.features[branch] for branch in key])[:, None]
+        return self._joined[key]
+
+
+class OpenSora(Backbone):
+    """Open-Sora 1.2 (STDiT3): text to video with rectified flow."""
+
+    name = "opensora"
+    inputs = OpenSoraInputs
+    prediction = "velocity"
+    noise = RectifiedFlow()
+    output = "video"
+    branches: ClassVar[tuple[Branch, ...]] = (Branch.COND, Branch.UNCOND)
+
+    model: STDiT3
+
+    def __init__(self, choice: ModelChoice, model: STDiT3, vae: OpenSoraVAE) -> None:
+        super().__init__(choice)
+        self.model, self.vae = model, vae
+        self.text: text.TextEncoder | None = None
+
+    @classmethod
+    def sketch(cls, choice: ModelChoice) -> Self:
+        """Sizes from the weights' config.json where it is at hand, else those of the published checkpoint."""
+        with torch.device("meta"):
+            model: STDiT3 = STDiT3.from_config(_config(choice, TRANSFORMER))
+            vae: OpenSoraVAE = OpenSoraVAE.from_config(_config(choice, VAE))
+        return cls(choice, model, vae)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Two block pairs of width 48 with random weights, and a VAE that halves the picture twice."""
+        generator_state = torch.random.get_rng_state()
+        torch.manual_seed(0)
+        model = STDiT3(depth=2, hidden_size=48, num_heads=2, caption_channels=16, model_max_length=8, input_sq_size=32)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.2)
+        vae = OpenSoraVAE(
+            spatial_block_out_channels=(8, 8, 8),
+            spatial_layers_per_block=1,
+            spatial_norm_num_groups=4,
+            temporal_filters=8,
+            temporal_channel_multipliers=(1, 1, 1),
+            temporal_downsample=(True, True),
+            temporal_res_blocks=1,
+            temporal_norm_num_groups=4,
+        )
+        torch.random.set_rng_state(generator_state)
+        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), vae.eval())
+        backbone.text = text.RandomText(model.config["caption_channels"], model.config["model_max_length"])
+        backbone.device = torch.device("cpu")
+        return backbone
+
+    def load(self, device: torch.device) -> None:
+        """Read denoiser, VAE and text encoder; all folders are found before the first tensor is read."""
+        weights = self.choice.weights
+        if weights == "random":
+            self._randomise(device)
+        else:
+            folders = {part.name: locate(weights, part, self.name) for part in COMPONENTS}
+            fill(self.model, folders["transformer"], self.dtype, device)
+            fill(self.vae, folders["vae"], self.dtype, device)
+            length = int(self.model.config["model_max_length"])
+            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], length, device)
+        self.model.eval().requires_grad_(False)
+        self.vae.eval().requires_grad_(False)
+        self.device = device
+
+    def _randomise(self, device: torch.device) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        for module in (self.model, self.vae):
+            # nn.Module's own `to`: that of diffusers warns about casts that `from_pretrained` would do differently.
+            nn.Module.to(module, self.dtype).to_empty(device=device)
+            for name, tensor in module.state_dict().items():
+                if tensor.ndim > 1 and not name.endswith(("scale", "shift")):
+                    tensor.normal_(std=0.02, generator=generator)
+                else:
+                    tensor.fill_(0.0 if name.endswith(("bias", "shift")) else 1.0)
+        fresh = STDiT3.from_config({**self.model.config, "depth": 1}).rope.freqs
+        self.model.rope.freqs.data.copy_(fresh)
+        self.text = text.RandomText(self.model.config["caption_channels"], self.model.config["model_max_length"])
+
+    def weight_files(self) -> dict[str, Path]:
+        """Weight files of all components."""
+        if self.choice.weights == "random":
+            return {}
+        folders = [(part.name, locate(self.choice.weights, part, self.name)) for part in COMPONENTS]
+        return {f"{name}/{file.name}": file for name, folder in folders for file in folder.glob("*.safetensors")}
+
+    def shape(self, inputs: Inputs, steps: int) -> RunShape:
+        """Sizes of a run; the prompt's token count is an estimate (a word and a third each)."""
+        assert isinstance(inputs, OpenSoraInputs)
+        pixels = (inputs.num_frames, inputs.height, inputs.width)
+        latent = self.vae.latent_shape(*pixels)
+        words = max(len(text.prepared(prompt, inputs.aesthetic_score).split()) for prompt in inputs.prompts)
+        longest = int(self.model.config["model_max_length"])
+        return RunShape(
+            backbone=self.name,
+            steps=steps,
+            batch=len(inputs.prompts),
+            branches=self.branches_of(inputs.guidance),
+            latent=latent,
+            pixels=pixels,
+            grid=self.model.grid((latent[1], latent[2], latent[3])),
+            text_tokens=min(longest, round(words * 4 / 3) + 1),
+            dtype=self.dtype,
+        )
+
+    def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:
+        """Frame counts that the time-step transform understands, and a reference that exists."""
+        assert isinstance(inputs, OpenSoraInputs)
+        problems = []
+        if 1 < inputs.num_frames < CHUNK:
+            problems.append(
+                ("num_frames", f"`num_frames` is {inputs.num_frames}", f"use 1 for a picture, or at least {CHUNK}")
+            )
+        if inputs.reference is not None and not Path(inputs.reference).is_file():
+            problems.append(("reference", f"there is no file {inputs.reference}", "name a picture or video file"))
+        return problems
+
+    def encode(self, inputs: Inputs, run: RunShape) -> Conditions:
+        """Text features cut to the longest prompt; the unconditional half is the learned null caption under the
+        prompts' own mask."""
+        assert isinstance(inputs, OpenSoraInputs) and self.text is not None
+        prompts = [text.prepared(prompt, inputs.aesthetic_score) for prompt in inputs.prompts]
+        features, mask = self.text(prompts)
+        longest = int(mask.sum(dim=1).max())
+        features, mask = features[:, :longest].to(self.device), mask[:, :longest].to(self.device)
+        null = self.model.y_embedder.y_embedding[:longest].to(features.dtype).expand_as(features)
+        fps = STILL_FPS if inputs.num_frames == 1 else inputs.fps
+        sizes = torch.tensor([[fps, inputs.height, inputs.width]], dtype=self.dtype, device=self.device)
+        fps_rows, height, width = sizes.expand(len(prompts), -1).unbind(1)
+        return Conditions({Branch.COND: features, Branch.UNCOND: null}, mask, fps_rows, height, width)
+
+    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
+        """Velocity x_0 - noise of every branch; `frames` [b, T] marks frames that are generated."""
+        count = len(branches)
+        rows = x.repeat(count, *[1] * (x.ndim - 1))
+        frames = extra.get("frames")
+        out = self.model(
+            rows,
+            torch.full((rows.shape[0],), time * 1000, device=x.device),
+            conditions.text(branches),
+            mask=conditions.mask,
+            x_mask=None if frames is None else frames.repeat(count, 1),
+            fps=conditions.fps,
+            height=conditions.height,
+            width=conditions.width,
+        )
+        return out[:, : x.shape[1]]
+
+    def given(self, inputs: Inputs, run: RunShape, seeds: Sequence[int]) -> Given | None:
+        """The reference's latents in the first frames, and the mask that keeps them."""
+        assert isinstance(inputs, OpenSoraInputs)
+        if inputs.reference is None:
+            return None
+        frames = read_frames(Path(inputs.reference), run.pixels[1:])
+        count = 1 if frames.shape[1] == 1 else min(frames.shape[1], run.pixels[0]) // CHUNK * CHUNK or 1
+        clip = (frames[None, :, :count] * 2 - 1).to(self.device, self.dtype)
+        known = self.vae.encode(clip, sample=False).float()
+        latents = torch.zeros(run.batch, *run.latent, device=self.device)
+        mask = torch.ones(run.batch, run.latent[1], device=self.device)
+        latents[:, :, : known.shape[2]] = known
+        mask[:, : known.shape[2]] = inputs.reference_edit
+        return Given(latents, mask)
+
+    def decode(self, latents: Tensor, run: RunShape) -> Tensor:
+        """Latents [b, 4, T, h, w] to video [b, 3, F, H, W] in 0..1, one sample at a time."""
+        parts = [self.vae.decode(latent[None].to(self.dtype), run.pixels[0]).float() for latent in latents]
+        return torch.cat(parts).add(1).div(2).clamp(0, 1)
+
+    def sites(self, run: RunShape) -> list[Site]:
+        """STEP, MODEL, then for each block: the block, its three sub-layers, and their kernels."""
+        width, tokens = int(self.model.config["hidden_size"]), run.tokens
+        channels = int(self.model.config["caption_channels"])
+        patch = self.model.x_embedder.proj.weight[0].numel() + self.model.final_layer.linear.out_features
+        around = tokens * width * patch + 6 * width**2 + run.text_tokens * (channels + width) * width
+        around += 2 * (self.model.t_embedder.WIDTH * width + width**2)
+        found = [
+            Site("step", SiteKind.STEP, nn.Identity()),
+            Site("model", SiteKind.MODEL, self.model, "step", macs=around),
+        ]
+        pairs = list(zip(self.model.spatial_blocks, self.model.temporal_blocks, strict=True))
+        for layer, pair in enumerate(pairs):
+            for temporal, block in enumerate(pair):
+                name = f"{('spatial', 'temporal')[temporal]}_blocks.{layer}"
+                found += self._block_sites(name, block, 2 * layer + temporal, layer, len(pairs), run)
+        return found
+
+    def _block_sites(
+        self, name: str, block: STDiT3Block, depth: int, layer: int, layers: int, run: RunShape
+    ) -> list[Site]:
+        width, tokens, words = int(self.model.config["hidden_size"]), run.tokens, run.text_tokens
+        frames, rows, columns = run.grid
+        keys = frames if block.attn.temporal else rows * columns
+        kind = SiteKind.TEMPORAL_ATTENTION if block.attn.temporal else SiteKind.SELF_ATTENTION
+        hidden = block.mlp.fc1.out_features
+
+        def site(suffix: str, kind: SiteKind, module: nn.Module, macs: int, **facts: Any) -> Site:
+            inside = (name + suffix).rpartition(".")[0] if suffix else "model"
+            return Site(name + suffix, kind, module, inside, depth, layer, layers, run.grid, width, macs=macs, **facts)
+
+        attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
+        return [
+            site("", SiteKind.BLOCK, block, 0),
+            site(".attn", kind, attend, 4 * tokens * width**2, along=along),
+            site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
+            site(".cross_attn", SiteKind.CROSS_ATTENTION, read, 2 * (tokens + words) * width**2),
+            site(".cross_attn.kernel", SiteKind.KERNEL, read.kernel, 2 * tokens * words * width),
+            site(".mlp", SiteKind.FEED_FORWARD, block.mlp, 2 * tokens * width * hidden, token_inputs=("shift", "scale")),
+        ]
+
+    def activation_bytes(self, run: RunShape) -> int:
+        """The MLP's input, hidden and output of every row at once."""
+        rows = run.batch * len(run.branches)
+        width = int(self.model.config["hidden_size"])
+        return int(rows * run.tokens * width * (2 + 2 * float(self.model.config["mlp_ratio"])) * self.dtype.itemsize)
+
+    def initial_noise(self, run: RunShape, seeds: Sequence[int]) -> Tensor:
+        """One draw a sample, each from its own seed."""
+        return draw(run.latent, seeds, self.device)
+
+    def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
+        """For the embedded weights: does a classifier see the object and the direction that the prompt names?"""
+        if self.choice.weights != "embedded":
+            return {}
+        from engine.zoo.judge import judge_videos
+
+        return judge_videos(videos, inputs.prompts)
+
+
+def _config(choice: ModelChoice, component: Component) -> dict[str, Any]:
+    """The component's config.json, or an empty mapping (the published sizes) when it is only on the hub."""
+    weights = choice.weights
+    if weights == "random":
+        return {}
+    source = weights.get(component.name, "") if isinstance(weights, dict) else weights
+    if is_hub_id(source):
+        return {}
+    return read_config(locate(weights, component, OpenSora.name))

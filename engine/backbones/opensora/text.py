@@ -1,0 +1,77 @@
+"""Prompts to text features: the T5 encoder of a weights folder, or random features for random weights."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.weights import Component
+
+COMPONENTS = (Component("text_encoder", ("*.json", "*.safetensors", "*.bin")), Component("tokenizer", ("*.json", "*.model")))
+
+
+def prepared(prompt: str, aesthetic_score: float | None) -> str:
+    """The prompt with the score that Open-Sora's training captions carried, where one is asked for."""
+    return prompt if aesthetic_score is None else f"{prompt.rstrip('. ')}. aesthetic score: {aesthetic_score:.1f}."
+
+
+class TextEncoder(Protocol):
+    """Anything that turns prompts into features [b, L, channels] and a mask [b, L], 1 where a token counts."""
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Encode."""
+        ...
+
+
+def cleaned(prompt: str) -> str:
+    """PixArt's caption cleaning, applied twice as the original does."""
+    from diffusers import PixArtAlphaPipeline
+
+    for _ in range(2):
+        prompt = PixArtAlphaPipeline._clean_caption(PixArtAlphaPipeline, prompt)
+    return prompt.strip()
+
+
+class T5Text:
+    """T5 encoder, in fp32 as the original runs it."""
+
+    def __init__(self, encoder: Path, tokenizer: Path, length: int, device: torch.device) -> None:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+        model = T5EncoderModel.from_pretrained(encoder, dtype=torch.float32, trust_remote_code=False)
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.length, self.device = length, device
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features of the last layer, padded to the model's maximal length."""
+        tokens = self.tokenizer(
+            [cleaned(prompt) for prompt in prompts],
+            max_length=self.length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        features = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        return features, tokens.attention_mask
+
+
+class RandomText:
+    """Random features that depend on the prompt alone, as many as a T5 tokenizer would make of it, roughly."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        self.channels, self.length = channels, length
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features [b, length, channels] and their mask."""
+        lengths = [min(self.length, round(len(prompt.split()) * 4 / 3) + 1) for prompt in prompts]
+        mask = (torch.arange(self.length)[None] < torch.tensor(lengths)[:, None]).long()
+        generators = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
+        rows = [torch.randn(self.length, self.channels, generator=generator) for generator in generators]
+        return torch.stack(rows), mask

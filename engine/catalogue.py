@@ -1,0 +1,109 @@
+"""Facts about techniques, backbones and the spec format, as plain data for lists, editors and documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from engine import registry
+from engine.backbones.base import Backbone
+from engine.errors import InvalidInput, Place, Problem, nearest
+from engine.spec import Spec
+from engine.technique import Stage, Technique
+
+
+def technique_facts(slug: str | None = None) -> list[dict[str, Any]]:
+    """All techniques, or the one named."""
+    known = registry.techniques()
+    if slug is not None and slug not in known:
+        raise InvalidInput(Problem(f"there is no technique `{slug}`", nearest(slug, known), Place(key="SLUG")))
+    return [
+        {
+            "slug": cls.slug,
+            "title": cls.title(),
+            "paper": cls.paper,
+            "family": cls.family,
+            "stage": cls.stage.name,
+            "backbones": runs_on(cls),
+            "dynamic": cls.dynamic,
+            "prepares": cls.prepares(),
+            "parameters": fields_of(cls),
+            "tuned": {name: dict(values) for name, values in cls.tuned.items()},
+            "deviations": list(cls.deviations),
+        }
+        for name, cls in sorted(known.items())
+        if slug in (None, name)
+    ]
+
+
+def runs_on(cls: type[Technique]) -> list[str]:
+    """Backbones that have every kind of site the technique needs."""
+    return sorted(name for name, backbone in registry.backbones().items() if cls.requires <= set(site_kinds(backbone)))
+
+
+def site_kinds(cls: type[Backbone]) -> dict[str, int]:
+    """Kinds of site of a backbone, with their number in its tiny twin."""
+    tiny = cls.tiny()
+    counts: dict[str, int] = {}
+    for site in tiny.sites(tiny.shape(cls.inputs(prompts=["a"]), 2)):
+        counts[site.kind] = counts.get(site.kind, 0) + 1
+    return counts
+
+
+def fields_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Default and meaning of every field."""
+    schema = model.model_json_schema()["properties"]
+    return {
+        name: {"default": schema[name].get("default"), "description": schema[name].get("description", "")}
+        for name in model.model_fields
+    }
+
+
+def backbone_facts(name: str | None = None) -> list[dict[str, Any]]:
+    """All backbones, or the one named."""
+    known = registry.backbones()
+    if name is not None and name not in known:
+        raise InvalidInput(Problem(f"there is no backbone `{name}`", nearest(name, known), Place(key="NAME")))
+    return [
+        {
+            "name": cls.name,
+            "title": (cls.__doc__ or "").strip().splitlines()[0],
+            "output": cls.output,
+            "prediction": cls.prediction,
+            "branches": [str(branch) for branch in cls.branches],
+            "sites": sorted(site_kinds(cls)),
+            "inputs": fields_of(cls.inputs),
+        }
+        for slug, cls in sorted(known.items())
+        if name in (None, slug)
+    ]
+
+
+def spec_schema() -> dict[str, Any]:
+    """JSON Schema of a spec file, with every technique's parameters spelled out."""
+    schema = Spec.model_json_schema()
+    known = registry.techniques()
+
+    def single(slug: str, cls: type[Technique]) -> dict[str, Any]:
+        parameters = cls.model_json_schema()
+        parameters["description"] = cls.title()
+        body = {"anyOf": [parameters, {"type": "null"}]}
+        return {"type": "object", "properties": {slug: body}, "required": [slug], "additionalProperties": False}
+
+    samplers = [single(slug, cls) for slug, cls in sorted(known.items()) if cls.stage is Stage.TRAJECTORY]
+    others = [single(slug, cls) for slug, cls in sorted(known.items()) if cls.stage is not Stage.TRAJECTORY]
+    properties = schema["properties"]
+    properties["sampler"] = {"oneOf": samplers, "description": properties["sampler"]["description"]}
+    properties["techniques"] |= {"items": {"oneOf": others}}
+    inputs = [cls.inputs.model_json_schema() for cls in registry.backbones().values()]
+    properties["inputs"] = {"anyOf": inputs, "description": properties["inputs"]["description"]}
+    overlay = {"type": "object", "description": "Overlays by name; `--profile NAME` applies one."}
+    properties["profiles"] = overlay
+    properties["extends"] = {"type": "string", "description": "A base file, relative to the specs folder."}
+    # A file that extends another needs none of the keys its base has.
+    schema.pop("required", None)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Engine spec"
+    return schema

@@ -1,0 +1,405 @@
+"""Spec to plan in seven passes: resolve, match, check, order, schedule, estimate, freeze.
+
+No pass needs weights or a GPU. Problems are collected over the passes and raised together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from engine import registry
+from engine.backbones.base import Backbone, Inputs
+from engine.cost import kept_macs
+from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
+from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.sites import Around, Site, Sites
+from engine.spec import Request, problems_of
+from engine.step import Branch, Phase, RunShape
+from engine.technique import Stage, Technique
+
+TechniqueSettings = Mapping[str, dict[str, Any] | None]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass
+class Entry:
+    """A technique in the making: settled parameters, its wraps, its phases, and where the spec names it."""
+
+    technique: Technique
+    path: tuple[str | int, ...]
+    wraps: list[tuple[Site, Around]] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+
+
+@dataclass
+class Draft:
+    """What the passes fill in, one after another."""
+
+    request: Request
+    problems: list[Problem] = field(default_factory=list)
+    backbone: Backbone | None = None
+    inputs: Inputs | None = None
+    sampler: Entry | None = None
+    entries: list[Entry] = field(default_factory=list)
+    run: RunShape | None = None
+    sites: list[Site] = field(default_factory=list)
+
+    def place(self, *path: str | int) -> Place:
+        """Where `path` stands in the spec."""
+        return self.request.value.at(path)
+
+    def report(self, rule: str, remedy: str, *path: str | int) -> None:
+        """Collect a problem."""
+        self.problems.append(Problem(rule, remedy, self.place(*path)))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan together with the objects it was made from, for the runner."""
+
+    plan: Plan
+    request: Request
+    backbone: Backbone
+    inputs: Inputs
+    run: RunShape
+    sampler: Technique
+    entries: tuple[Entry, ...]
+
+
+def compile_spec(request: Request, backbone: Backbone | None = None) -> Compiled:
+    """Run all passes. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    draft = Draft(request, backbone=backbone)
+    resolve(draft)
+    _stop(draft)
+    match(draft)
+    check(draft)
+    _stop(draft)
+    order(draft)
+    schedule(draft)
+    _stop(draft)
+    return freeze(draft, estimate(draft))
+
+
+def _stop(draft: Draft) -> None:
+    if draft.problems:
+        raise InvalidInput(draft.problems)
+
+
+def resolve(draft: Draft) -> None:
+    """Names to classes, parameters to settled values (class defaults, then the paper's, then the spec's)."""
+    spec, known = draft.request.spec, registry.backbones()
+    name = spec.model.backbone
+    backbone_class = known.get(name)
+    if backbone_class is None:
+        draft.report(f"there is no backbone `{name}`", nearest(name, known), "model", "backbone")
+    elif draft.backbone is None:
+        try:
+            draft.backbone = backbone_class.sketch(spec.model)
+        except EngineError as error:
+            draft.problems += [
+                Problem(problem.rule, problem.remedy, draft.place(*str(problem.place.key).split(".")))
+                for problem in error.problems
+            ]
+    if backbone_class is not None:
+        draft.inputs = _validated(draft, backbone_class.inputs, spec.inputs, ("inputs",))
+    draft.sampler = _sampler(draft, spec.sampler)
+    for index, settings in enumerate(spec.techniques):
+        entry = _entry(draft, settings, ("techniques", index))
+        if entry is None:
+            continue
+        if entry.technique.stage is Stage.TRAJECTORY:
+            draft.report(f"`{entry.technique.slug}` is a sampler", "name it under `sampler:`", *entry.path)
+        draft.entries.append(entry)
+    if draft.inputs is not None and draft.backbone is not None:
+        for key, rule, remedy in draft.backbone.check(draft.inputs):
+            draft.report(rule, remedy, "inputs", key)
+
+
+def _sampler(draft: Draft, settings: TechniqueSettings) -> Entry | None:
+    entry = _entry(draft, settings, ("sampler",))
+    if entry is None:
+        return None
+    if entry.technique.stage is not Stage.TRAJECTORY:
+        samplers = [slug for slug, cls in registry.techniques().items() if cls.stage is Stage.TRAJECTORY]
+        draft.report(f"`{entry.technique.slug}` is no sampler", nearest(entry.technique.slug, samplers), *entry.path)
+        return None
+    return entry
+
+
+def _entry(draft: Draft, settings: TechniqueSettings, path: tuple[str | int, ...]) -> Entry | None:
+    if len(settings) != 1:
+        draft.report(f"{len(settings)} names where one technique belongs", "write `- name: {parameter: value}`", *path)
+        return None
+    (slug, given), known = next(iter(settings.items())), registry.techniques()
+    cls = known.get(slug)
+    if cls is None:
+        draft.report(f"there is no technique `{slug}`", nearest(slug, known), *path, slug)
+        return None
+    tuned = dict(cls.tuned.get(draft.request.spec.model.backbone, {}))
+    technique = _validated(draft, cls, {**tuned, **(given or {})}, (*path, slug))
+    return None if technique is None else Entry(technique, (*path, slug))
+
+
+def _validated(draft: Draft, model: type[M], data: Mapping[str, Any], path: tuple[str | int, ...]) -> M | None:
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        draft.problems += problems_of(error, draft.request.value, path, model)
+        return None
+
+
+def match(draft: Draft) -> None:
+    """Sites of the model, and what each technique wraps; wrapping nothing is an error."""
+    assert draft.backbone is not None and draft.inputs is not None and draft.sampler is not None
+    steps = getattr(draft.sampler.technique, "steps", 1)
+    draft.run = draft.backbone.shape(draft.inputs, steps)
+    draft.sites = draft.backbone.sites(draft.run)
+    present = draft.backbone.capabilities(draft.sites)
+    for entry in draft.entries:
+        technique = entry.technique
+        lacking = sorted(technique.requires - present)
+        if lacking:
+            draft.report(
+                f"backbone `{draft.backbone.name}` has no {' and no '.join(lacking)}, which `{technique.slug}` needs",
+                f"use a backbone that has: {', '.join(_backbones_with(technique)) or 'none exists yet'}",
+                *entry.path,
+            )
+            continue
+        view = Sites(draft.sites)
+        technique.attach(view, None)
+        entry.wraps = view.wraps
+        if not entry.wraps and not technique.transforms():
+            draft.report(
+                f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
+                "widen its range of layers, or remove it",
+                *entry.path,
+            )
+
+
+def _backbones_with(technique: Technique) -> list[str]:
+    names = []
+    for name, cls in registry.backbones().items():
+        backbone = cls.tiny()
+        inputs = cls.inputs(prompts=["a"])
+        if technique.requires <= backbone.capabilities(backbone.sites(backbone.shape(inputs, 2))):
+            names.append(name)
+    return names
+
+
+def check(draft: Draft) -> None:
+    """Stage rule, exclusions, and what each technique says of its own parameters."""
+    assert draft.run is not None
+    seen: dict[str, Entry] = {}
+    for entry in draft.entries:
+        technique = entry.technique
+        if technique.slug in seen:
+            draft.report(f"`{technique.slug}` is listed twice", "merge the two entries", *entry.path)
+        seen[technique.slug] = entry
+        for text in technique.check(draft.run):
+            rule, _, remedy = text.partition(" -> ")
+            draft.report(rule, remedy, *entry.path)
+    sampler = draft.sampler
+    assert sampler is not None
+    for text in sampler.technique.check(draft.run):
+        rule, _, remedy = text.partition(" -> ")
+        draft.report(rule, remedy, *sampler.path)
+    for index, entry in enumerate(draft.entries):
+        for other in [*draft.entries[:index], sampler]:
+            reason = conflict(other, entry)
+            if reason:
+                draft.report(reason, "keep one of the two", *entry.path)
+
+
+def conflict(first: Entry, second: Entry) -> str | None:
+    """Why two techniques cannot run together, in one sentence, or None."""
+    one, two = first.technique, second.technique
+    for here, there in ((one, two), (two, one)):
+        if there.slug in here.excludes:
+            return f"`{here.slug}` cannot run with `{there.slug}`: {here.excludes[there.slug]}"
+    if one.slug == two.slug or one.stage is not two.stage:
+        return None
+    if two.slug in one.shares_with or one.slug in two.shares_with:
+        return None
+    shared = {site.name for site, _ in first.wraps} & {site.name for site, _ in second.wraps}
+    if not shared:
+        return None
+    kinds = sorted({site.kind.value for site, _ in second.wraps if site.name in shared})
+    return (
+        f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and both decide about "
+        f"{len(shared)} sites ({', '.join(kinds)}): only one can own a site"
+    )
+
+
+def order(draft: Draft) -> None:
+    """Techniques by stage, and within a stage as the spec lists them."""
+    draft.entries.sort(key=lambda entry: entry.technique.stage)
+
+
+def schedule(draft: Draft) -> None:
+    """Each technique's phase at every step."""
+    assert draft.run is not None
+    for entry in draft.entries:
+        entry.phases = entry.technique.schedule(draft.run)
+        if len(entry.phases) != draft.run.steps:
+            draft.report(
+                f"`{entry.technique.slug}` schedules {len(entry.phases)} phases for {draft.run.steps} steps",
+                "report this: it is an error in the technique",
+                *entry.path,
+            )
+
+
+def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Branch, ...]:
+    """Branches that run at a step: those guidance needs and nobody drops."""
+    dropped = {
+        branch
+        for entry in entries
+        if (wanted := entry.phases[index].branches) is not None
+        for branch in run.branches
+        if branch not in wanted
+    }
+    return tuple(branch for branch in run.branches if branch not in dropped)
+
+
+def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
+    """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination."""
+    assert draft.run is not None and draft.backbone is not None and draft.sampler is not None
+    run, plain = draft.run, float(sum(site.macs for site in draft.sites))
+    times = draft.sampler.technique.times(run)
+    known: dict[Any, tuple[float, Counter[str]]] = {}
+    planned: Counter[str] = Counter()
+    steps = []
+    for index in range(run.steps):
+        phases = {entry.technique.slug: entry.phases[index] for entry in draft.entries}
+        key = tuple(phases.items())
+        if key not in known:
+            known[key] = _macs_of(draft, phases)
+        branches = branches_at(draft.entries, index, run)
+        rows = run.batch * len(branches)
+        per_row, kinds = known[key]
+        planned.update({kind: macs * rows for kind, macs in kinds.items()})
+        steps.append(
+            StepPlan(
+                index=index,
+                time=round(times[index], 6),
+                branches=[str(branch) for branch in branches],
+                phases={slug: phase.name for slug, phase in phases.items()},
+                values={slug: phase.value for slug, phase in phases.items() if phase.value is not None},
+                macs=round(per_row * rows),
+            )
+        )
+    full_rows = run.batch * len(run.branches)
+    baseline = plain * full_rows * run.steps
+    total = sum(step.macs for step in steps)
+    per_kind: Counter[str] = Counter()
+    for site in draft.sites:
+        per_kind[site.kind] += site.macs * full_rows * run.steps
+    result = Estimate(
+        baseline_macs=round(baseline),
+        macs=total,
+        macs_ratio=round(baseline / total, 4),
+        kinds={
+            kind: {"baseline": per_kind[kind], "planned": round(planned[kind])} for kind in per_kind if per_kind[kind]
+        },
+        weight_bytes=draft.backbone.weight_bytes(),
+        activation_bytes=draft.backbone.activation_bytes(run),
+        held_bytes=_held_bytes(draft) * full_rows,
+    )
+    return steps, result
+
+
+def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[str]]:
+    """MACs a row spends in a combination of phases, in all and by kind of site."""
+    assert draft.run is not None
+    kept: dict[str, float] = {}
+    added: Counter[str] = Counter()
+    for entry in draft.entries:
+        phase = phases[entry.technique.slug]
+        for site in {site.name: site for site, _ in entry.wraps}.values():
+            share = entry.technique.share(site, phase, draft.run)
+            kept[site.name] = kept.get(site.name, 1.0) * share.kept
+            added[site.kind] += share.added
+    kinds: Counter[str] = Counter(added)
+    for kind in {site.kind for site in draft.sites}:
+        only = [site if site.kind is kind else _free(site) for site in draft.sites]
+        kinds[kind] += kept_macs(only, kept)  # type: ignore[assignment]
+    return sum(kinds.values()), kinds
+
+
+def _free(site: Site) -> Site:
+    return Site(site.name, site.kind, site.module, site.inside)
+
+
+def _held_bytes(draft: Draft) -> int:
+    """Most bytes a row keeps between steps: a site holds the same memory in whichever phase asks for most."""
+    assert draft.run is not None
+    total = 0
+    for entry in draft.entries:
+        for site in {site.name: site for site, _ in entry.wraps}.values():
+            total += max(entry.technique.share(site, phase, draft.run).held for phase in set(entry.phases))
+    return total
+
+
+def freeze(draft: Draft, estimated: tuple[list[StepPlan], Estimate]) -> Compiled:
+    """The plan, and the objects a runner needs."""
+    assert draft.run is not None and draft.backbone is not None
+    assert draft.inputs is not None and draft.sampler is not None
+    steps, cost = estimated
+    run, spec = draft.run, draft.request.spec
+    combinations = {
+        (tuple(phase_key(entry.phases[index]) for entry in draft.entries), tuple(step.branches))
+        for index, step in enumerate(steps)
+    }
+    plan = Plan(
+        spec=draft.request.path.name,
+        spec_hash=draft.request.digest,
+        profile=draft.request.profile,
+        backbone=draft.backbone.name,
+        weights=spec.model.weights,
+        dtype=spec.model.dtype,
+        parameters=sum(parameter.numel() for parameter in draft.backbone.model.parameters()),
+        shape=Shape(
+            batch=run.batch,
+            branches=[str(branch) for branch in run.branches],
+            latent=list(run.latent),
+            pixels=list(run.pixels),
+            grid=list(run.grid),
+            text_tokens=run.text_tokens,
+        ),
+        inputs=draft.inputs.model_dump(mode="json"),
+        seed=spec.seed,
+        sampler=_technique_plan(draft.sampler),
+        techniques=[_technique_plan(entry) for entry in draft.entries],
+        steps=steps,
+        graphs=len(combinations),
+        dynamic=[entry.technique.slug for entry in draft.entries if entry.technique.dynamic],
+        estimate=cost,
+        notes=_notes(draft),
+    )
+    return Compiled(
+        plan, draft.request, draft.backbone, draft.inputs, run, draft.sampler.technique, tuple(draft.entries)
+    )
+
+
+def _technique_plan(entry: Entry) -> TechniquePlan:
+    technique = entry.technique
+    return TechniquePlan(
+        slug=technique.slug,
+        paper=technique.paper,
+        stage=technique.stage.name,
+        parameters=technique.model_dump(mode="json"),
+        sites=dict(Counter(site.kind.value for site, _ in entry.wraps)),
+        dynamic=technique.dynamic,
+        deviations=list(technique.deviations),
+    )
+
+
+def _notes(draft: Draft) -> list[str]:
+    notes = ["text_tokens is an estimate from the words of the longest prompt"]
+    if draft.request.spec.model.weights == "random":
+        notes.append("random weights: speed and memory are meaningful, quality is not")
+    return notes

@@ -1,0 +1,185 @@
+"""Accelerated and baseline runs side by side: interleaved in one process, warm, median and spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from engine.compiler import Compiled
+from engine.errors import Place, Problem, Unavailable
+from engine.receipts import Trace, largest_difference, receipts
+from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
+
+Progress = Callable[[str, int], Callable[[], None]]
+"""`progress(what, steps)` starts a bar and returns the function that advances it by one."""
+
+
+@dataclass
+class Side:
+    """One side of the comparison."""
+
+    latents: Tensor
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance between the fastest and the slowest run, in seconds."""
+        return max(self.seconds) - min(self.seconds)
+
+
+@dataclass
+class Comparison:
+    """Both sides and the receipts; without a baseline, one side and no receipts."""
+
+    accelerated: Side
+    baseline: Side | None
+    receipts: dict[str, Any]
+
+
+def compare(
+    accelerated: Compiled, baseline: Compiled | None, artefacts: Artefacts, repeats: int, progress: Progress
+) -> Comparison:
+    """Warm both sides once (the accelerated one traced for its receipts), then time them in turn."""
+    seeds, steps = seeds_of(accelerated), accelerated.run.steps
+    sides: dict[str, Side] = {}
+    if baseline is not None:
+        with opened(baseline, artefacts) as plain, peak_memory(plain) as peak:
+            latents = plain.generate(seeds, progress("warm-up, baseline", baseline.run.steps))
+        sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
+    trace = Trace()
+    with opened(accelerated, artefacts, trace) as traced, peak_memory(traced) as peak:
+        latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
+        sites = live_sites(accelerated, traced.call)
+    sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
+    found: dict[str, Any] = {}
+    if baseline is not None:
+        difference = largest_difference(sides["accelerated"].latents, sides["baseline"].latents)
+        found = receipts(accelerated, sites, trace, difference)
+    for repeat in range(repeats):
+        for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
+            if compiled is None:
+                continue
+            with opened(compiled, artefacts) as side:
+                tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
+                latents, seconds = side.timed(seeds, tick)
+            sides[name].seconds.append(seconds)
+    return Comparison(sides["accelerated"], sides.get("baseline"), found)
+
+
+@dataclass
+class Peak:
+    """Peak memory of a stretch of the run: device memory on CUDA, resident memory elsewhere; None if unknown."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(side: Opened) -> Iterator[Peak]:
+    """Measure the peak while the block runs."""
+    peak, device = Peak(), side.compiled.backbone.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device)
+        return
+    _reset_resident_peak()
+    yield peak
+    peak.bytes = _resident_peak()
+
+
+def _reset_resident_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _resident_peak() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
+def similarity(videos: Tensor, reference: Tensor) -> dict[str, float | None]:
+    """PSNR in dB (None when identical) and SSIM of videos [b, 3, F, H, W] in 0..1, frames pooled."""
+    if torch.equal(videos, reference):
+        return {"psnr": None, "ssim": 1.0}
+    frames, against = (video.transpose(1, 2).flatten(0, 1).cpu() for video in (videos, reference))
+    psnr = peak_signal_noise_ratio(frames, against, data_range=1.0)
+    ssim = structural_similarity_index_measure(frames, against, data_range=1.0)
+    assert isinstance(ssim, Tensor)
+    return {"psnr": round(float(psnr), 3), "ssim": round(float(ssim), 4)}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` asks for."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(
+            Problem(
+                "this PyTorch sees no CUDA device",
+                "use `--device cpu`, or install a CUDA build of torch on a machine with a GPU",
+                Place(key="--device cuda"),
+            )
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def check_memory(compiled: Compiled, device: torch.device) -> None:
+    """Refuse a plan whose weights, activations and held outputs cannot fit the device."""
+    cost = compiled.plan.estimate
+    needed = cost.weight_bytes + cost.activation_bytes + cost.held_bytes
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise Unavailable(
+            Problem(
+                f"the plan needs about {needed / 2**30:.1f} GiB on {device} (weights {cost.weight_bytes / 2**30:.1f}, "
+                f"activations {cost.activation_bytes / 2**30:.1f}, held outputs {cost.held_bytes / 2**30:.1f}), "
+                f"{free / 2**30:.1f} GiB are free",
+                "use a smaller size or batch, `--set model.dtype=bfloat16`, or another device",
+                Place(compiled.request.path),
+            )
+        )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a number depends on besides the spec."""
+    packages: Sequence[str] = ("torch", "diffusers", "transformers", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

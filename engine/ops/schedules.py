@@ -1,0 +1,45 @@
+"""Which steps are computed in full: the counting rules of the caching papers."""
+
+from __future__ import annotations
+
+
+def full_steps_from_end(total: int, interval: int) -> frozenset[int]:
+    """Steps (0 = first) that are full when the paper counts *down* to 0: the first, and every `interval` from the last.
+
+    The last step is always full.
+    """
+    return frozenset(index for index in range(total) if index == 0 or (total - 1 - index) % interval == 0)
+
+
+def full_steps_from_start(total: int, interval: int, warmup: int = 0) -> frozenset[int]:
+    """Steps that are full when counting up: the first `warmup`, and every multiple of `interval`."""
+    return frozenset(index for index in range(total) if index < warmup or index % interval == 0)
+
+
+def forced_steps(
+    total: int, interval: int, weight: float, *, down: bool
+) -> tuple[frozenset[int], frozenset[int]]:
+    """ToCa's forced steps, whose interval varies along the run: (full steps, first-block-only steps), 0 = first.
+
+    Counting down (DiT), the interval is round(N / (1 + w - 2 w step / T)), and 2 between 20 % and 40 % of the steps;
+    counting up (PixArt), round(N / (1 - w + 2 w step / T)). A step whose number is a multiple of the interval in force
+    sets it anew; it is full if its number is a multiple of the new interval too. Otherwise only the first block of the
+    official code, which asks before the change, is computed in full.
+    """
+    full: set[int] = set()
+    first_block: set[int] = set()
+    current = interval
+    for index in range(total):
+        step = total - 1 - index if down else index
+        if index and step % current:
+            continue
+        current = _varying_interval(step, total, interval, weight, down=down)
+        (full if index == 0 or step % current == 0 else first_block).add(index)
+    return frozenset(full), frozenset(first_block)
+
+
+def _varying_interval(step: int, total: int, interval: int, weight: float, *, down: bool) -> int:
+    if down and weight > 0 and int(0.2 * total) <= step < int(0.4 * total):
+        return 2
+    slope = 1 + weight - 2 * weight * step / total if down else 1 - weight + 2 * weight * step / total
+    return max(1, round(interval / slope))

@@ -1,0 +1,160 @@
+"""Runs a compiled plan: transform, attach, loop, and always detach. It knows no technique by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.artefacts import Artefact
+from engine.backbones.base import Backbone
+from engine.compiler import Compiled, branches_at
+from engine.denoise import Denoise
+from engine.random import stream
+from engine.receipts import Trace
+from engine.sites import Attachment, Layer, Site, SiteKind, Sites, Track
+from engine.step import Branch, Step
+
+Artefacts = Mapping[str, Artefact]
+Tick = Callable[[], None]
+
+
+class StepCall(nn.Module):
+    """The STEP site: predictions of all branches of the current step."""
+
+    def __init__(self, backbone: Backbone, step: Step) -> None:
+        super().__init__()
+        self.backbone, self.step = backbone, step
+        self.conditions: Any = None
+
+    def forward(self, x: Tensor, t: float, extra: Mapping[str, Any]) -> Tensor:
+        """x [b, ...] at noise level t -> [branches * b, ...]."""
+        return self.backbone.predict(x, t, self.conditions, self.step.branches, **extra)
+
+
+@dataclass
+class Opened:
+    """A plan attached to its model, ready to generate any number of times."""
+
+    compiled: Compiled
+    attachment: Attachment
+    step: Step
+    call: StepCall
+    sampler: Callable[..., Tensor]
+    trace: Trace | None = None
+
+    def generate(self, seeds: Sequence[int], tick: Tick | None = None) -> Tensor:
+        """One run from fresh memories: latents [b, ...] of the samples with these seeds."""
+        compiled, backbone = self.compiled, self.compiled.backbone
+        self.attachment.clear()
+        torch.manual_seed(seeds[0])
+        walk = _Walk(self, tick)
+        denoise = Denoise(
+            walk,
+            backbone.prediction,
+            backbone.noise,
+            given=backbone.given(compiled.inputs, compiled.run, seeds),
+            draw=stream(seeds, backbone.device),
+        )
+        times = compiled.sampler.times(compiled.run)
+        latents = self.sampler(backbone.initial_noise(compiled.run, seeds), times, denoise)
+        assert walk.index == compiled.run.steps, f"planned {compiled.run.steps} predictions, made {walk.index}"
+        if self.trace is not None:
+            self.trace.nonfinite = {
+                layer.track.owner: 0 if layer.track.nonfinite is None else int(layer.track.nonfinite)
+                for layer in self.attachment.layers
+            }
+        return latents
+
+    def timed(self, seeds: Sequence[int], tick: Tick | None = None) -> tuple[Tensor, float]:
+        """`generate` and its seconds, the device's queue emptied before and after."""
+        _synchronise(self.compiled.backbone.device)
+        started = time.perf_counter()
+        latents = self.generate(seeds, tick)
+        _synchronise(self.compiled.backbone.device)
+        return latents, time.perf_counter() - started
+
+
+class _Walk:
+    """The guided prediction of each step in turn; sets phases, branches and memories before it."""
+
+    def __init__(self, opened: Opened, tick: Tick | None) -> None:
+        self.opened, self.tick, self.index = opened, tick, 0
+
+    def __call__(self, x: Tensor, t: float, **extra: Any) -> Tensor:
+        opened, compiled = self.opened, self.opened.compiled
+        index, entries = self.index, compiled.entries
+        assert index < compiled.run.steps, "the sampler predicts more often than it planned"
+        branches = branches_at(entries, index, compiled.run)
+        if index:
+            self._narrow(opened.step.branches, branches)
+        opened.step.branches = branches
+        opened.step.time = torch.full((1,), t, device=x.device)
+        for layer, entry in zip(opened.attachment.layers, entries, strict=True):
+            layer.track.phase = entry.phases[index]
+        if opened.trace is not None:
+            opened.trace.begin(compiled.run.batch * len(branches))
+        predictions = opened.call(x, t, extra)
+        if opened.trace is not None:
+            opened.trace.held_bytes = max(opened.trace.held_bytes, opened.attachment.nbytes())
+        self.index += 1
+        if self.tick is not None:
+            self.tick()
+        return compiled.backbone.combine(predictions, branches, compiled.inputs.guidance)
+
+    def _narrow(self, before: tuple[Branch, ...], now: tuple[Branch, ...]) -> None:
+        """Memories keep the rows of the branches that go on; when a branch comes back they start afresh."""
+        if before == now:
+            return
+        if not set(now) <= set(before):
+            self.opened.attachment.clear()
+            return
+        batch = self.opened.compiled.run.batch
+        rows = [before.index(branch) * batch + sample for branch in now for sample in range(batch)]
+        device = self.opened.compiled.backbone.device
+        self.opened.attachment.select_rows(torch.tensor(rows, device=device), len(before) * batch)
+
+
+@contextmanager
+def opened(compiled: Compiled, artefacts: Artefacts | None = None, trace: Trace | None = None) -> Iterator[Opened]:
+    """Transform and attach; whatever happens inside, leave the model as it was."""
+    backbone, artefacts = compiled.backbone, artefacts or {}
+    with ExitStack() as stack, torch.inference_mode():
+        stack.callback(backbone.restore)
+        for entry in compiled.entries:
+            entry.technique.transform(backbone, artefacts.get(entry.technique.slug))
+        step = Step(branches=compiled.run.branches)
+        call = StepCall(backbone, step)
+        call.conditions = backbone.encode(compiled.inputs, compiled.run)
+        sites = live_sites(compiled, call)
+        layers = []
+        for entry in compiled.entries:
+            view = Sites(sites)
+            entry.technique.attach(view, artefacts.get(entry.technique.slug))
+            layers.append(Layer(Track(entry.technique.slug), view.wraps))
+        attachment = Attachment(sites, step, layers, trace)
+        stack.callback(attachment.detach)
+        attachment.attach()
+        sampler = compiled.sampler.sampler(compiled.run, artefacts.get(compiled.sampler.slug))
+        yield Opened(compiled, attachment, step, call, sampler, trace)
+
+
+def live_sites(compiled: Compiled, call: StepCall) -> list[Site]:
+    """The loaded model's sites, with the runner's own call as the STEP site."""
+    found = compiled.backbone.sites(compiled.run)
+    return [replace(site, module=call) if site.kind is SiteKind.STEP else site for site in found]
+
+
+def seeds_of(compiled: Compiled) -> list[int]:
+    """One seed a sample."""
+    return [compiled.plan.seed + index for index in range(compiled.run.batch)]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,102 @@
+"""`engine new`: the two files a technique needs, filled in far enough to compile and to fail its contract honestly."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+from engine import registry
+from engine.errors import InvalidInput, Place, Problem, nearest
+
+TECHNIQUE = '''"""TITLE (arXiv ID).
+
+One sentence on what is skipped or replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from engine.artefacts import Artefact
+from engine.cost import Share
+from engine.sites import At, Call, Site, SiteKind, Sites
+from engine.step import Phase, RunShape
+from engine.technique import Stage, Technique
+
+
+class {name}(Technique):
+    """TITLE (arXiv ID)."""
+
+    slug = "{slug}"
+    paper = "{slug}"
+    family = "{family}"
+    stage = Stage.REUSE
+    requires = frozenset({{SiteKind.FEED_FORWARD}})
+    neutral: ClassVar[dict[str, Any]] = {{"interval": 1}}
+
+    interval: int = Field(2, ge=1, description="Full evaluation every `interval` steps.")
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        """What happens at each step."""
+        return [Phase("full" if index % self.interval == 0 else "reuse") for index in range(run.steps)]
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        """Which calls are wrapped."""
+        sites.wrap(SiteKind.FEED_FORWARD, reuse)
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        """What is left of a site's cost; receipts compare it with what happens."""
+        return Share(float(phase.name == "full"), held=site.output_bytes(run))
+
+
+def reuse(call: Call, hidden: Tensor, at: At) -> Tensor:
+    """What an intercepted call does."""
+    if at.phase == "full":
+        at.memory.output = call(hidden)
+    return at.memory.output  # type: ignore[no-any-return]
+'''
+SPEC = """extends: models/{backbone}.yaml
+paper: {slug}
+techniques:
+  - {slug}: {{interval: 2}}
+"""
+
+
+def scaffold(slug: str, family: str, backbone: str, root: Path) -> list[Path]:
+    """Write `engine/techniques/<family>/<slug>.py` and `specs/<slug>_<backbone>.yaml`; overwrites nothing."""
+    problems = []
+    for word, key in ((slug, "SLUG"), (family, "--family")):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", word) or keyword.iskeyword(word):
+            rule = f"`{word}` is no name for a Python module"
+            problems.append(Problem(rule, "use lower-case letters, digits and underscores", Place(key=key)))
+    known = registry.backbones()
+    if backbone not in known:
+        rule = f"there is no backbone `{backbone}`"
+        problems.append(Problem(rule, nearest(backbone, known), Place(key="--backbone")))
+    package = root / "engine" / "techniques"
+    if not package.is_dir():
+        rule = f"{package} is not there"
+        problems.append(Problem(rule, "run in the project's folder, or name it with --root", Place(key="--root")))
+    code, spec = package / family / f"{slug}.py", root / "specs" / f"{slug}_{backbone}.yaml"
+    problems += [
+        Problem(f"{path} exists already", "choose another name, or edit the file", Place(path))
+        for path in (code, spec)
+        if path.exists()
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    name = "".join(part.capitalize() for part in slug.split("_"))
+    written = []
+    marker = code.parent / "__init__.py"
+    if not marker.exists():
+        code.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f'"""Techniques of the family {family}."""\n')
+        written.append(marker)
+    code.write_text(TECHNIQUE.format(name=name, slug=slug, family=family))
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_text(SPEC.format(slug=slug, backbone=backbone))
+    return [*written, code, spec]

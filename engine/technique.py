@@ -1,0 +1,126 @@
+"""What a technique is: pydantic fields for its YAML parameters, class variables for its facts, optional methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from engine.cost import KEEP_ALL, Share
+from engine.sites import Site, SiteKind, Sites
+from engine.step import FULL, Phase, RunShape
+
+if TYPE_CHECKING:
+    from engine.artefacts import Artefact, Bench
+    from engine.backbones.base import Backbone
+    from engine.denoise import Denoise
+
+
+class Stage(IntEnum):
+    """Stages in the order they are applied; each wraps what the ones above it left, so the last is the outermost.
+
+    WEIGHTS      a distilled checkpoint comes first: everything else measures and changes that model
+    STRUCTURE    pruning decides which weights exist before anyone quantizes them
+    NUMERICS     quantization replaces layers that are final in shape
+    ATTEND       kernels, windows and mediators replace attention on whatever tokens arrive
+    TOKENS       merging and pruning change how many tokens arrive
+    ROUTE        skipping layers, exits and second backbones decide whether a block runs at all
+    REUSE        caches and gates must see full-size tokens, so they stand outside everything that changes them
+    PLACE        devices and streaming move what is left
+    TRAJECTORY   the sampler or decoder owns the loop; exactly one
+    """
+
+    WEIGHTS = 1
+    STRUCTURE = 2
+    NUMERICS = 3
+    ATTEND = 4
+    TOKENS = 5
+    ROUTE = 6
+    REUSE = 7
+    PLACE = 8
+    TRAJECTORY = 9
+
+
+Sampler = Callable[[Tensor, Sequence[float], "Denoise"], Tensor]
+
+
+class Technique(BaseModel):
+    """Base of all techniques. Subclasses live one to a file, `engine/techniques/<family>/<slug>.py`.
+
+    Everything is optional. There is no detach and no step method: undo belongs to the engine, and step logic is an
+    around that reads `at.phase`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    slug: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    """Slug of the catalog record; None for a substrate that the survey does not list."""
+    family: ClassVar[str]
+    stage: ClassVar[Stage]
+    requires: ClassVar[frozenset[SiteKind]] = frozenset()
+    """Site kinds without which the technique means nothing."""
+    excludes: ClassVar[Mapping[str, str]] = {}
+    """Slugs it cannot run with although their stages differ, each with the reason in a few words."""
+    shares_with: ClassVar[frozenset[str]] = frozenset()
+    """Slugs of the same stage it may share a site with."""
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Parameters under which it must change nothing; None for samplers."""
+    neutral_tolerance: ClassVar[float] = 0.0
+    """Largest absolute difference allowed under neutral parameters, with its reason beside it in the class."""
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The paper's values per backbone; they replace the defaults on that backbone."""
+    dynamic: ClassVar[bool] = False
+    """True when data decides, so that a plan can only give a range."""
+    couples_batch: ClassVar[bool] = False
+    """True when the samples of a batch influence one another."""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    """Where it departs from its paper, in words."""
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        """A phase for every step, decided before the run."""
+        return [FULL] * run.steps
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        """Wrap calls."""
+
+    def transform(self, backbone: Backbone, artefact: Artefact | None) -> None:
+        """Change weights or modules, through `backbone.swap` only."""
+
+    def prepare(self, bench: Bench) -> dict[str, Tensor]:
+        """Calibrate, search or train; the tensors become the artefact."""
+        raise NotImplementedError
+
+    def times(self, run: RunShape) -> list[float]:
+        """Noise levels in 0..1, one a prediction, for techniques of stage TRAJECTORY."""
+        raise NotImplementedError
+
+    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+        """The loop, for techniques of stage TRAJECTORY."""
+        raise NotImplementedError
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        """What is left of `site` in `phase`; must agree with what `attach` does."""
+        return KEEP_ALL
+
+    def check(self, run: RunShape) -> list[str]:
+        """What is wrong with these parameters for this run, each as "rule -> remedy"."""
+        return []
+
+    @classmethod
+    def prepares(cls) -> bool:
+        """Whether the technique needs an artefact."""
+        return cls.prepare is not Technique.prepare
+
+    @classmethod
+    def transforms(cls) -> bool:
+        """Whether the technique changes weights or modules."""
+        return cls.transform is not Technique.transform
+
+    @classmethod
+    def title(cls) -> str:
+        """First line of the docstring."""
+        return (cls.__doc__ or cls.slug).strip().splitlines()[0]

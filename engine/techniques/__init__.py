@@ -1,0 +1,1 @@
+"""One paper, one file: `<family>/<slug>.py`. Files are found by name; there is no list to extend."""

@@ -1,0 +1,1 @@
+"""Samplers: functions that own the loop over noise levels."""

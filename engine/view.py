@@ -1,0 +1,201 @@
+"""What the command line shows: progress, plans, reports, lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from engine.plan import Plan
+
+
+def macs(value: float) -> str:
+    """MACs with a prefix: 1.65 PMAC."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}MAC"
+    return f"{value:.0f} MAC"
+
+
+def size(value: float | None) -> str:
+    """Bytes with a prefix."""
+    if value is None:
+        return "unknown"
+    for factor, prefix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.1f} {prefix}"
+    return f"{value:.0f} B"
+
+
+class RunView:
+    """Progress bars of a run, one a phase, and its report."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self.console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Progress(*columns, console=console, disable=quiet)
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def progress(self, what: str, steps: int) -> Callable[[], None]:
+        """Start a bar; returns the function that advances it."""
+        task = self.bars.add_task(what, total=steps)
+        return lambda: self.bars.advance(task)
+
+    def show_receipts(self, receipts: Mapping[str, Any]) -> None:
+        """The receipts as a table."""
+        self.bars.stop()
+        self.console.print(receipts_table(receipts))
+
+    def show_report(self, report: Mapping[str, Any], where: Path) -> None:
+        """Summary of a finished run."""
+        self.bars.stop()
+        if "baseline" in report:
+            self.console.print(comparison_table(report))
+            self.console.print(receipts_table(report["receipts"]))
+        else:
+            side = report["accelerated"]
+            self.console.print(f"{side['seconds']:.3f} s (spread {side['spread']:.3f} s), peak {size(side['peak_bytes'])}")
+        self.console.print(f"wrote {where}", soft_wrap=True)
+
+
+def comparison_table(report: Mapping[str, Any]) -> Table:
+    """Baseline and accelerated beside each other."""
+    plain, fast = report["baseline"], report["accelerated"]
+    names = " + ".join(report["techniques"]) or "plain"
+    table = Table(title=f"{names} on {report['backbone']} ({report['environment']['device']}, {report['dtype']})")
+    for column in ("", "baseline", "accelerated", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def row(what: str, left: str, right: str, ratio: str = "") -> None:
+        table.add_row(what, left, right, ratio)
+
+    row("latency, median", f"{plain['seconds']:.3f} s", f"{fast['seconds']:.3f} s", f"{report['speedup']:.2f}x")
+    row("  spread", f"{plain['spread']:.3f} s", f"{fast['spread']:.3f} s")
+    row("MACs", macs(report["baseline_macs"]), macs(report["macs"]), f"{report['macs_ratio']:.2f}x")
+    row("realised fraction", "", "", f"{report['realised_fraction']:.2f}")
+    row("peak memory", size(plain["peak_bytes"]), size(fast["peak_bytes"]))
+    psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"
+    row("PSNR to baseline", "", psnr)
+    row("SSIM to baseline", "", f"{report['ssim']:.4f}")
+    for key, label in (("object_seen", "object recognised"), ("direction_seen", "direction recognised")):
+        if "judge" in plain and plain["judge"].get(key) is not None:
+            row(label, f"{plain['judge'][key]:.0%}", f"{fast['judge'][key]:.0%}")
+    return table
+
+
+def receipts_table(receipts: Mapping[str, Any]) -> Table:
+    """Planned beside done, for every technique and kind of site."""
+    table = Table(title="receipts: evaluations planned and done (sites x steps)")
+    for column in ("technique", "kind", "sites", "full", "partial", "reused", "tokens recomputed", "as planned"):
+        table.add_column(column)
+    for slug, technique in receipts["techniques"].items():
+        for kind, entry in technique["kinds"].items():
+            planned, done = entry["planned"], entry["done"]
+            cells = [
+                f"{done.get(label, 0)}" + ("" if done.get(label) == planned.get(label) else f" (of {planned.get(label, 0)})")
+                for label in ("full", "partial", "reused")
+            ]
+            agreed = "yes" if planned == done else "no"
+            table.add_row(slug, kind, str(entry["sites"]), *cells, f"{entry['tokens_recomputed']:,}", agreed)
+    table.caption = (
+        f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
+        f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
+        f"output {'identical' if receipts['output_identical'] else 'changed'}"
+    )
+    return table
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """A plan for readers: sizes, techniques, phases, cost."""
+    shape, cost = plan.shape, plan.estimate
+    console.print(
+        f"[bold]{plan.spec}[/bold] ({plan.profile}): {plan.backbone}, weights {plan.weights}, {plan.dtype}, "
+        f"{plan.parameters:,} parameters"
+    )
+    frames, height, width = shape.pixels
+    console.print(
+        f"{shape.batch} x {frames} frames of {height}x{width}, latent {shape.latent}, token grid {shape.grid}, "
+        f"branches {', '.join(shape.branches)}"
+    )
+    for technique in plan.techniques:
+        sites = ", ".join(f"{count} {kind}" for kind, count in technique.sites.items())
+        console.print(f"  {technique.stage} [bold]{technique.slug}[/bold] at {sites}")
+    table = Table(title=f"{len(plan.steps)} steps ({plan.graphs} distinct graphs)")
+    for column in ("steps", "noise level", "branches", "phases", "MACs a step"):
+        table.add_column(column)
+
+    def signature(step: Any) -> tuple[Any, ...]:
+        return tuple(step.phases.items()), tuple(step.branches), step.macs
+
+    for (phases, branches, cost_of_step), group in groupby(plan.steps, key=signature):
+        steps = list(group)
+        first, last = steps[0], steps[-1]
+        span = f"{first.index}" if first is last else f"{first.index}-{last.index}"
+        level = f"{first.time:.3f}" if first is last else f"{first.time:.3f}-{last.time:.3f}"
+        names = ", ".join(f"{slug}: {phase}" for slug, phase in phases) or "plain"
+        table.add_row(span, level, ", ".join(branches), names, macs(cost_of_step))
+    console.print(table)
+    console.print(
+        f"MACs: baseline {macs(cost.baseline_macs)}, planned {macs(cost.macs)}, ratio {cost.macs_ratio:.2f}x. "
+        f"Memory: weights {size(cost.weight_bytes)}, activations about {size(cost.activation_bytes)}, "
+        f"held outputs {size(cost.held_bytes)}."
+    )
+    for note in plan.notes:
+        console.print(f"note: {note}")
+
+
+def show_techniques(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
+    """All techniques, a line each."""
+    table = Table()
+    for column in ("technique", "stage", "family", "backbones", "title"):
+        table.add_column(column)
+    for fact in facts:
+        table.add_row(fact["slug"], fact["stage"], fact["family"], ", ".join(fact["backbones"]), fact["title"])
+    console.print(table)
+
+
+def show_technique(console: Console, fact: Mapping[str, Any]) -> None:
+    """One technique in full."""
+    console.print(f"[bold]{fact['slug']}[/bold]: {fact['title']}")
+    console.print(f"stage {fact['stage']}, runs on {', '.join(fact['backbones'])}")
+    table = Table(title="parameters")
+    for column in ("name", "default", "tuned", "meaning"):
+        table.add_column(column)
+    for name, entry in fact["parameters"].items():
+        tuned = ", ".join(f"{backbone}: {values[name]}" for backbone, values in fact["tuned"].items() if name in values)
+        table.add_row(name, str(entry["default"]), tuned, entry["description"])
+    console.print(table)
+    for deviation in fact["deviations"]:
+        console.print(f"deviation: {deviation}")
+
+
+def show_backbones(console: Console, facts: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
+    """All backbones, a line each; in detail their inputs too."""
+    table = Table()
+    for column in ("backbone", "makes", "predicts", "branches", "sites", "title"):
+        table.add_column(column)
+    for fact in facts:
+        kinds = ", ".join(fact["sites"])
+        table.add_row(fact["name"], fact["output"], fact["prediction"], ", ".join(fact["branches"]), kinds, fact["title"])
+    console.print(table)
+    for fact in facts if detailed else ():
+        inputs = Table(title=f"inputs of {fact['name']}")
+        for column in ("name", "default", "meaning"):
+            inputs.add_column(column)
+        for name, entry in fact["inputs"].items():
+            inputs.add_row(name, str(entry["default"]), entry["description"])
+        console.print(inputs)

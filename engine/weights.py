@@ -1,0 +1,151 @@
+"""Finding and loading weights: the embedded folder, a local folder, or a hub repository, all in one layout.
+
+Only safetensors are read for the engine's own models, and only data: no pickle, no remote code. Every missing or
+unexpected tensor is named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.errors import MissingWeights, Place, Problem
+
+EMBEDDED = Path(__file__).parent / "zoo" / "weights"
+SINGLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a model: the sub-folder it has in a diffusers layout, and the files a download needs."""
+
+    name: str
+    patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` reads as `organisation/name` and is no folder here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not source.startswith(".") and not Path(source).exists()
+
+
+def missing(rule: str, remedy: str, key: str = "model.weights") -> MissingWeights:
+    """A `MissingWeights` with one problem."""
+    return MissingWeights(Problem(rule, remedy, Place(key=key)))
+
+
+def locate(weights: str | dict[str, str], component: Component, backbone: str, *, download: bool = True) -> Path:
+    """The folder that holds `component`, downloading it from the hub if that is where it is."""
+    key = "model.weights"
+    if isinstance(weights, dict):
+        if component.name not in weights:
+            raise missing(
+                f"`model.weights` names no `{component.name}`", f"add `{component.name}: FOLDER or hub id`", key
+            )
+        source, whole, key = weights[component.name], False, f"{key}.{component.name}"
+    else:
+        source, whole = weights, True
+    if source == "embedded":
+        return _local(EMBEDDED / backbone / component.name, component, key, "reinstall the project: they ship with it")
+    if is_hub_id(source):
+        return _from_hub(source, component, whole, key, download)
+    folder = Path(source).expanduser()
+    hint = "give a folder in the layout of the hub repository, a hub id such as `organisation/name`, or `embedded`"
+    return _local(folder / component.name if whole else folder, component, key, hint)
+
+
+def _local(folder: Path, component: Component, key: str, hint: str) -> Path:
+    if not folder.is_dir():
+        raise missing(f"there is no weights folder {folder} for the {component.name}", hint, key)
+    return folder
+
+
+def _from_hub(source: str, component: Component, whole: bool, key: str, download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    prefix = f"{component.name}/" if whole else ""
+    patterns = [f"{prefix}{pattern}" for pattern in component.patterns]
+    try:
+        root = snapshot_download(source, allow_patterns=patterns, local_files_only=not download)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise missing(
+            f"the {component.name} of `{source}` is neither in the local hub cache nor reachable "
+            f"({type(error).__name__})",
+            f"download {', '.join(patterns)} from https://huggingface.co/{source} into a folder and run with "
+            f"`--set {key}=FOLDER`",
+            key,
+        ) from None
+    return _local(Path(root) / prefix, component, key, "check that the repository has this sub-folder")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing(f"{folder} has no config.json", "copy it from the hub repository beside the weights") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise missing(f"{path} is not valid JSON ({error})", "download it again") from None
+    if not isinstance(config, dict):
+        raise missing(f"{path} must hold a mapping", "download it again")
+    return config
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: one safetensors file, or the shards that an index names."""
+    files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1]
+    if not files:
+        for index in sorted(folder.glob("*.safetensors.index.json")):
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / name for name in sorted(set(shards))]
+    if not files:
+        raise missing(f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not file.is_file():
+            raise missing(f"the index of {folder} names {file.name}, which is not there", "download the missing shard")
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise missing(f"{file} cannot be read ({error})", "download it again") from None
+    return tensors
+
+
+def fill(model: nn.Module, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    """Load the folder's tensors into `model`, which must want exactly those names and shapes."""
+    tensors, wanted = read_tensors(folder), model.state_dict()
+    findings = [
+        ("missing", sorted(wanted.keys() - tensors.keys())),
+        ("unexpected", sorted(tensors.keys() - wanted.keys())),
+        (
+            "of another shape",
+            [
+                f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+                for name in sorted(wanted.keys() & tensors.keys())
+                if tensors[name].shape != wanted[name].shape
+            ],
+        ),
+    ]
+    problems = [
+        Problem(
+            f"{folder}: {len(names)} tensors are {what}: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}",
+            "use the weights that belong to this config.json",
+            Place(key="model.weights"),
+        )
+        for what, names in findings
+        if names
+    ]
+    if problems:
+        raise MissingWeights(problems)
+    placed = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(placed, strict=True, assign=True)

@@ -1,0 +1,1 @@
+"""Small models trained for real on pictures that ship with the project, and the recipes that trained them."""

@@ -1,0 +1,39 @@
+"""Command line of the recipes: `python -m engine.zoo.train opensora`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, help="Train the small models that ship with the project; every recipe resumes.")
+WEIGHTS = Path(__file__).parent / "weights"
+
+Work = Annotated[Path, typer.Option(help="Where checkpoints and loss curves are kept; a second call resumes here.")]
+Out = Annotated[Path, typer.Option(help="Where the finished weights go, in the layout of their hub repository.")]
+
+
+@app.callback()
+def main() -> None:
+    """Keep `opensora` a sub-command although it is the only one."""
+
+
+@app.command()
+def opensora(
+    work: Work = Path("runs/zoo/opensora"),
+    out: Out = WEIGHTS / "opensora",
+    seed: int = 0,
+    spatial_steps: int = 2500,
+    temporal_steps: int = 1500,
+    denoiser_steps: int = 16000,
+) -> None:
+    """Train the embedded Open-Sora (about two hours on 2 CPU cores)."""
+    from engine.zoo.opensora import Recipe, train
+
+    recipe = Recipe(seed, spatial_steps, temporal_steps, denoiser_steps)
+    train(work, out, recipe)
+
+
+if __name__ == "__main__":
+    app()
