@@ -80,7 +80,11 @@ class Store:
             others = len(list(path.parent.glob("*.safetensors"))) if path.parent.is_dir() else 0
             made = f"; {others} made for other settings or weights do not fit" if others else ""
             raise MissingWeights(
-                Problem(f"`{slug}` has not been prepared for these settings{made}", f"run `engine prepare {spec}`", Place(spec))
+                Problem(
+                    f"`{slug}` has not been prepared for these settings{made}",
+                    f"run `engine prepare {spec}`",
+                    Place(spec),
+                )
             )
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

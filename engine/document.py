@@ -35,19 +35,23 @@ class Value:
             return [value.plain() for value in self.data]
         return self.data
 
+    def _inner(self, step: str | int) -> Value | None:
+        if isinstance(self.data, dict):
+            return self.data.get(step)
+        if isinstance(self.data, list) and isinstance(step, int) and step < len(self.data):
+            return cast(Value, self.data[step])
+        return None
+
     def at(self, path: tuple[str | int, ...]) -> Place:
         """The place of the value at `path`, or of the nearest enclosing value that exists."""
         current = self
         for index, step in enumerate(path):
-            key = ".".join(str(part) for part in path[: index + 1])
-            if isinstance(current.data, dict) and step in current.data:
-                current = current.data[step]
-            elif isinstance(current.data, list) and isinstance(step, int) and step < len(current.data):
-                current = current.data[step]
-            else:
+            inner = current._inner(step)
+            if inner is None:
                 missing = ".".join(str(part) for part in path)
                 return Place(current.place.file, current.place.line, current.place.column, missing)
-            current = Value(current.data, Place(current.place.file, current.place.line, current.place.column, key))
+            key = ".".join(str(part) for part in path[: index + 1])
+            current = Value(inner.data, Place(inner.place.file, inner.place.line, inner.place.column, key))
         return current.place
 
 
@@ -72,9 +76,7 @@ def read_text(path: Path) -> str:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise refuse(
-            f"byte {error.start} is not UTF-8", "save the file as UTF-8 text", Place(path, line)
-        ) from None
+        raise refuse(f"byte {error.start} is not UTF-8", "save the file as UTF-8 text", Place(path, line)) from None
     except FileNotFoundError:
         siblings = [entry.name for entry in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         remedy = nearest(path.name, siblings) if siblings else "check the path"
@@ -129,7 +131,7 @@ def _convert(node: yaml.Node, file: Path | None, path: tuple[str, ...], problems
         return Value(items, place)
     loader = yaml.SafeLoader("")
     try:
-        data = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        data = loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
         problems.append(
             Problem(f"the tag or value `{node.tag}` is not plain data", "use text, numbers, true, false or null", place)

@@ -24,7 +24,9 @@ def read_frames(path: Path, size: tuple[int, int]) -> Tensor:
         frames = np.atleast_1d(iio.imread(path))
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            Problem(f"{path} is no picture or video that can be read ({error})", "use PNG, JPEG, GIF or MP4", Place(path))
+            Problem(
+                f"{path} is no picture or video that can be read ({error})", "use PNG, JPEG, GIF or MP4", Place(path)
+            )
         ) from None
     if frames.ndim == 3:
         frames = frames[None]

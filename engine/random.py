@@ -10,9 +10,9 @@ from torch import Tensor
 
 def draw(shape: Sequence[int], seeds: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal numbers [len(seeds), *shape], sample i from its own seed; drawn on the CPU, then moved."""
-    return torch.stack(
-        [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    ).to(device)
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
+        device
+    )
 
 
 def stream(seeds: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.compiler import Compiled
 from engine.cost import kept_macs
-from engine.errors import NoEffect, Place, Problem
+from engine.errors import NoEffect, Problem
 from engine.sites import Site, SiteKind
 from engine.technique import Technique
 
@@ -45,7 +45,9 @@ class Trace:
 
     def __call__(self, site: Site, hidden: Tensor) -> None:
         """An innermost call: `hidden` is [rows, tokens, channels], or heads and sequences for a kernel."""
-        rows = hidden.shape[0] * hidden.shape[1] if site.kind is not SiteKind.KERNEL else site.tokens * self.steps[-1].rows
+        rows = (
+            hidden.shape[0] * hidden.shape[1] if site.kind is not SiteKind.KERNEL else site.tokens * self.steps[-1].rows
+        )
         self.steps[-1].evaluated[site.name] += rows
 
 
@@ -140,12 +142,12 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             )
         if not done["as_planned"]:
             problems.append(
-                Problem(
-                    f"`{slug}` did something other than its plan: see receipts in the report", "report this", place
-                )
+                Problem(f"`{slug}` did something other than its plan: see receipts in the report", "report this", place)
             )
         if _inert(done):
-            problems.append(Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place))
+            problems.append(
+                Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
+            )
     if compiled.entries and not problems and receipt["output_identical"]:
         place = compiled.request.value.at(("techniques",))
         problems.append(

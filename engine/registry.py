@@ -30,7 +30,7 @@ def backbones() -> Mapping[str, type[Backbone]]:
     for info in pkgutil.iter_modules(engine.backbones.__path__, "engine.backbones."):
         name = f"{info.name}.adapter" if info.ispkg else info.name
         if name != "engine.backbones.base":
-            cls = _only_class(importlib.import_module(name), Backbone)
+            cls = _only_class(importlib.import_module(name), Backbone)  # type: ignore[type-abstract]
             found[cls.name] = cls
     return found
 

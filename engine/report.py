@@ -31,7 +31,9 @@ def output_folder(wanted: Path) -> Iterator[Path]:
     """
     place = Place(wanted)
     if wanted.exists() and (not wanted.is_dir() or (any(wanted.iterdir()) and not (wanted / "report.json").is_file())):
-        raise Unavailable(Problem("the output folder holds other files", "name a new or empty folder with --out", place))
+        raise Unavailable(
+            Problem("the output folder holds other files", "name a new or empty folder with --out", place)
+        )
     scratch = wanted.parent / f".{wanted.name}.{os.getpid()}.part"
     try:
         scratch.mkdir(parents=True)

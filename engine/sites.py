@@ -87,6 +87,9 @@ class Memory:
     outputs, never references to a block's inputs.
     """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"nothing was remembered under `{name}` here: a reuse phase ran before any full one")
 

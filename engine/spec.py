@@ -94,7 +94,9 @@ def load_spec(path: Path, *, profile: str | None = None, changes: Sequence[str] 
 
 def _with_profile(value: Value, profiles: Value | None, name: str | None) -> Value:
     if profiles is not None and not isinstance(profiles.data, dict):
-        raise document.refuse("`profiles` must map names to settings", "write `profiles: {paper: {...}}`", profiles.place)
+        raise document.refuse(
+            "`profiles` must map names to settings", "write `profiles: {paper: {...}}`", profiles.place
+        )
     known = {} if profiles is None else profiles.data
     if name is None:
         name = DEFAULT_PROFILE

@@ -68,7 +68,9 @@ class RunView:
             self.console.print(receipts_table(report["receipts"]))
         else:
             side = report["accelerated"]
-            self.console.print(f"{side['seconds']:.3f} s (spread {side['spread']:.3f} s), peak {size(side['peak_bytes'])}")
+            self.console.print(
+                f"{side['seconds']:.3f} s (spread {side['spread']:.3f} s), peak {size(side['peak_bytes'])}"
+            )
         self.console.print(f"wrote {where}", soft_wrap=True)
 
 
@@ -106,7 +108,8 @@ def receipts_table(receipts: Mapping[str, Any]) -> Table:
         for kind, entry in technique["kinds"].items():
             planned, done = entry["planned"], entry["done"]
             cells = [
-                f"{done.get(label, 0)}" + ("" if done.get(label) == planned.get(label) else f" (of {planned.get(label, 0)})")
+                f"{done.get(label, 0)}"
+                + ("" if done.get(label) == planned.get(label) else f" (of {planned.get(label, 0)})")
                 for label in ("full", "partial", "reused")
             ]
             agreed = "yes" if planned == done else "no"
@@ -190,7 +193,9 @@ def show_backbones(console: Console, facts: Sequence[Mapping[str, Any]], *, deta
         table.add_column(column)
     for fact in facts:
         kinds = ", ".join(fact["sites"])
-        table.add_row(fact["name"], fact["output"], fact["prediction"], ", ".join(fact["branches"]), kinds, fact["title"])
+        table.add_row(
+            fact["name"], fact["output"], fact["prediction"], ", ".join(fact["branches"]), kinds, fact["title"]
+        )
     console.print(table)
     for fact in facts if detailed else ():
         inputs = Table(title=f"inputs of {fact['name']}")

@@ -109,7 +109,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             files = [folder / name for name in sorted(set(shards))]
     if not files:
-        raise missing(f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index")
+        raise missing(
+            f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
+        )
     tensors: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():

@@ -16,9 +16,7 @@ def full_steps_from_start(total: int, interval: int, warmup: int = 0) -> frozens
     return frozenset(index for index in range(total) if index < warmup or index % interval == 0)
 
 
-def forced_steps(
-    total: int, interval: int, weight: float, *, down: bool
-) -> tuple[frozenset[int], frozenset[int]]:
+def forced_steps(total: int, interval: int, weight: float, *, down: bool) -> tuple[frozenset[int], frozenset[int]]:
     """ToCa's forced steps, whose interval varies along the run: (full steps, first-block-only steps), 0 = first.
 
     Counting down (DiT), the interval is round(N / (1 + w - 2 w step / T)), and 2 between 20 % and 40 % of the steps;

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5TokenizerFast
+from transformers import T5TokenizerFast
 
 from engine.backbones.opensora.stdit3 import STDiT3
 from engine.backbones.opensora.vae import OpenSoraVAE
@@ -197,7 +197,7 @@ def train_denoiser(
         dropped = torch.rand(recipe.batch, generator=generator) < drop_rate
         with torch.autocast("cpu", torch.bfloat16):
             text = model.encoder(**tokens).last_hidden_state.float()
-            null = model.denoiser.y_embedder.y_embedding[: text.shape[1]]
+            null = model.denoiser.y_embedder.null(text.shape[1])
             text = torch.where(dropped[:, None, None], null, text)
             output = model.denoiser(
                 (1 - spread) * clean + spread * noise,

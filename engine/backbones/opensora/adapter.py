@@ -180,14 +180,13 @@ class OpenSora(Backbone):
         return problems
 
     def encode(self, inputs: Inputs, run: RunShape) -> Conditions:
-        """Text features cut to the longest prompt; the unconditional half is the learned null caption under the
-        prompts' own mask."""
+        """Text features cut to the longest prompt; the unconditional half is the null caption under the same mask."""
         assert isinstance(inputs, OpenSoraInputs) and self.text is not None
         prompts = [text.prepared(prompt, inputs.aesthetic_score) for prompt in inputs.prompts]
         features, mask = self.text(prompts)
         longest = int(mask.sum(dim=1).max())
         features, mask = features[:, :longest].to(self.device), mask[:, :longest].to(self.device)
-        null = self.model.y_embedder.y_embedding[:longest].to(features.dtype).expand_as(features)
+        null = self.model.y_embedder.null(longest).to(features.dtype).expand_as(features)
         fps = STILL_FPS if inputs.num_frames == 1 else inputs.fps
         sizes = torch.tensor([[fps, inputs.height, inputs.width]], dtype=self.dtype, device=self.device)
         fps_rows, height, width = sizes.expand(len(prompts), -1).unbind(1)
@@ -244,6 +243,7 @@ class OpenSora(Backbone):
         pairs = list(zip(self.model.spatial_blocks, self.model.temporal_blocks, strict=True))
         for layer, pair in enumerate(pairs):
             for temporal, block in enumerate(pair):
+                assert isinstance(block, STDiT3Block)
                 name = f"{('spatial', 'temporal')[temporal]}_blocks.{layer}"
                 found += self._block_sites(name, block, 2 * layer + temporal, layer, len(pairs), run)
         return found
@@ -268,7 +268,9 @@ class OpenSora(Backbone):
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
             site(".cross_attn", SiteKind.CROSS_ATTENTION, read, 2 * (tokens + words) * width**2),
             site(".cross_attn.kernel", SiteKind.KERNEL, read.kernel, 2 * tokens * words * width),
-            site(".mlp", SiteKind.FEED_FORWARD, block.mlp, 2 * tokens * width * hidden, token_inputs=("shift", "scale")),
+            site(
+                ".mlp", SiteKind.FEED_FORWARD, block.mlp, 2 * tokens * width * hidden, token_inputs=("shift", "scale")
+            ),
         ]
 
     def activation_bytes(self, run: RunShape) -> int:

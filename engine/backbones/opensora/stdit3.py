@@ -270,6 +270,10 @@ class CaptionEmbedder(nn.Module):
         self.y_proj = Mlp(channels, dim, dim)
         self.register_buffer("y_embedding", torch.randn(tokens, channels) / channels**0.5)
 
+    def null(self, length: int) -> Tensor:
+        """The first `length` rows of the null caption: [length, channels]."""
+        return cast(Tensor, self.y_embedding)[:length]
+
     def forward(self, text: Tensor) -> Tensor:
         """[B, L, channels] -> [B, L, C]."""
         return cast(Tensor, self.y_proj(text))
@@ -300,7 +304,7 @@ class STDiT3(ModelMixin, ConfigMixin):
 
     _no_split_modules = ("STDiT3Block",)
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator, unused-ignore]
     def __init__(
         self,
         input_size: tuple[int | None, int | None, int | None] = (None, None, None),

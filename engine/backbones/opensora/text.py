@@ -12,7 +12,10 @@ from torch import Tensor
 
 from engine.weights import Component
 
-COMPONENTS = (Component("text_encoder", ("*.json", "*.safetensors", "*.bin")), Component("tokenizer", ("*.json", "*.model")))
+COMPONENTS = (
+    Component("text_encoder", ("*.json", "*.safetensors", "*.bin")),
+    Component("tokenizer", ("*.json", "*.model")),
+)
 
 
 def prepared(prompt: str, aesthetic_score: float | None) -> str:

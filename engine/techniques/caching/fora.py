@@ -59,4 +59,4 @@ def reuse(call: Call, hidden: Tensor, at: At) -> Tensor:
     """Remember the output in a full step, answer from memory in the others."""
     if at.phase == "full":
         at.memory.output = call(hidden)
-    return at.memory.output  # type: ignore[no-any-return]
+    return at.memory.output

@@ -107,7 +107,7 @@ class ToCa(Technique):
         """Keep the base score of every token, from the query and key at hand in a full step."""
         if at.phase == "full":
             at.shared.score = self.base_score(query, call.inputs["key"], call.inputs.get("mask"), at)
-        return call(query)  # type: ignore[no-any-return]
+        return call(query)
 
     def base_score(self, query: Tensor, key: Tensor, mask: Tensor | None, at: At) -> Tensor:
         """s1 or s2 [rows, N], of unit L2 norm over the tokens of a sample."""
@@ -133,14 +133,14 @@ class ToCa(Technique):
         if full:
             memory.output = call(hidden)
             memory.stale = torch.zeros(hidden.shape[:2], device=hidden.device)
-            return memory.output  # type: ignore[no-any-return]
+            return memory.output
         count = int(self.ratio(at.site, at.value or 0.0) * total)
         memory.stale += 1
         if count:
             index = top_tokens(self.scores(at, memory.stale), count)
             memory.output = scatter_tokens(memory.output, index, call.tokens(hidden, index))
             memory.stale.scatter_(1, index, 0.0)
-        return memory.output  # type: ignore[no-any-return]
+        return memory.output
 
     def scores(self, at: At, stale: Tensor) -> Tensor:
         """Score [rows, N] by which tokens are refreshed: base, staleness, and the best of each cell raised."""
@@ -177,4 +177,4 @@ def reuse(call: Call, hidden: Tensor, at: At) -> Tensor:
     """Compute in full and refresh steps, answer from memory in partial ones."""
     if at.phase != "partial":
         at.memory.output = call(hidden)
-    return at.memory.output  # type: ignore[no-any-return]
+    return at.memory.output
