@@ -61,10 +61,19 @@ def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps if site.tokens}
     leaves = {name: site for name, site in wrapped.items() if site.kind is not SiteKind.KERNEL}
     total = 0.0
-    for step in trace.steps:
+    for index, step in enumerate(trace.steps):
         kept = {name: share_done(step, site) for name, site in leaves.items()}
-        total += kept_macs(sites, kept) * step.rows
+        total += (kept_macs(sites, kept) + _added(compiled, index)) * step.rows
     return total
+
+
+def _added(compiled: Compiled, index: int) -> int:
+    """MACs a row that the techniques spend on top of the model's at a step."""
+    return sum(
+        entry.technique.share(site, entry.phases[index], compiled.run).added
+        for entry in compiled.entries
+        for site in {site.name: site for site, _ in entry.wraps}.values()
+    )
 
 
 def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference: float) -> dict[str, Any]:

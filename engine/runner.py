@@ -65,10 +65,7 @@ class Opened:
         latents = self.sampler(backbone.initial_noise(compiled.run, seeds), times, denoise)
         assert walk.index == compiled.run.steps, f"planned {compiled.run.steps} predictions, made {walk.index}"
         if self.trace is not None:
-            self.trace.nonfinite = {
-                layer.track.owner: 0 if layer.track.nonfinite is None else int(layer.track.nonfinite)
-                for layer in self.attachment.layers
-            }
+            self.trace.nonfinite = {layer.track.owner: int(layer.track.nonfinite) for layer in self.attachment.layers}
         return latents
 
     def timed(self, seeds: Sequence[int], tick: Tick | None = None) -> tuple[Tensor, float]:
@@ -128,7 +125,7 @@ def opened(compiled: Compiled, artefacts: Artefacts | None = None, trace: Trace 
         stack.callback(backbone.restore)
         for entry in compiled.entries:
             entry.technique.transform(backbone, artefacts.get(entry.technique.slug))
-        step = Step(branches=compiled.run.branches)
+        step = Step(time=torch.ones(1, device=backbone.device), branches=compiled.run.branches)
         call = StepCall(backbone, step)
         call.conditions = backbone.encode(compiled.inputs, compiled.run)
         sites = live_sites(compiled, call)

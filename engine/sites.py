@@ -118,7 +118,7 @@ class Track:
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.phase: Phase = FULL
-        self.nonfinite: Tensor | None = None
+        self.nonfinite = torch.zeros((), dtype=torch.long)
 
 
 class At:
@@ -146,9 +146,7 @@ class At:
 
     def decide(self, scores: Tensor) -> Tensor:
         """Pass decision scores through, counting the non-finite ones for the receipts (no host synchronisation)."""
-        bad = (~torch.isfinite(scores)).sum()
-        track = self._track
-        track.nonfinite = bad if track.nonfinite is None else track.nonfinite + bad
+        self._track.nonfinite = self._track.nonfinite + (~torch.isfinite(scores)).sum()
         return scores
 
 
@@ -187,11 +185,16 @@ class Sites:
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self._sites = sites
+        self._by_name = {site.name: site for site in sites}
         self.wraps: list[tuple[Site, Around]] = []
 
     def of(self, kind: SiteKind) -> list[Site]:
         """All sites of a kind, in forward order."""
         return [site for site in self._sites if site.kind is kind]
+
+    def enclosing(self, site: Site) -> Site:
+        """The site that `site` lies in."""
+        return self._by_name[site.inside]
 
     def wrap(self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None) -> None:
         """Put `around` around every site of `kind` (for which `where` holds)."""
@@ -254,7 +257,7 @@ class Attachment:
         for memory in self.memories.values():
             memory.clear()
         for layer in self.layers:
-            layer.track.nonfinite = None
+            layer.track.nonfinite = torch.zeros((), dtype=torch.long, device=self.step.time.device)
 
     def select_rows(self, rows: Tensor, total: int) -> None:
         """Narrow all memories to `rows`, when branches drop out."""

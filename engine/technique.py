@@ -77,6 +77,8 @@ class Technique(BaseModel):
     """True when data decides, so that a plan can only give a range."""
     couples_batch: ClassVar[bool] = False
     """True when the samples of a batch influence one another."""
+    couples_branches: ClassVar[bool] = False
+    """True when what one guidance branch does depends on another branch's values."""
     deviations: ClassVar[tuple[str, ...]] = ()
     """Where it departs from its paper, in words."""
 

@@ -56,7 +56,7 @@ def sprites() -> Tensor:
 
 def caption(name: str, direction: str | None = None) -> str:
     """The caption of a clip: "a red apple moving right", or "a red apple" when it stands still."""
-    article = "an" if name[0] in "aeiou" else "a"
+    article = "an" if name[0] in "aeiou" and not name.startswith("uni") else "a"
     return f"{article} {name}" if direction is None else f"{article} {name} moving {direction}"
 
 

@@ -20,6 +20,7 @@ from transformers import T5TokenizerFast
 from engine.backbones.opensora.stdit3 import STDiT3
 from engine.backbones.opensora.vae import OpenSoraVAE
 from engine.zoo import emoji
+from engine.zoo.files import save_half
 from engine.zoo.loop import Schedule, fit
 from engine.zoo.text import MAX_LENGTH, build_encoder, build_tokenizer, save_text_side
 
@@ -214,14 +215,6 @@ def train_denoiser(
     schedule = Schedule(recipe.denoiser_steps, learning_rate=1.5e-3, warmup=300, ema=0.9995)
     seconds = fit("denoiser", folder, model, averaged, loss_of, schedule, seed=recipe.seed + 3)
     return averaged, seconds
-
-
-def save_half(model: STDiT3 | OpenSoraVAE, folder: Path) -> None:
-    """Write config.json and model.safetensors (fp16), the files of a hub repository."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_config(folder)
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def train(work: Path, out: Path, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,17 +37,17 @@ class ToCa(Technique):
     family = "caching"
     stage = Stage.REUSE
     requires = frozenset({SiteKind.FEED_FORWARD, SiteKind.KERNEL})
+    couples_branches = True  # both guidance halves refresh the same tokens
     neutral: ClassVar[dict[str, Any]] = {"interval": 1, "cross_interval": 1}
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Settings inside scripts/inference.py of the official Open-Sora variant, as the dossier lists them.
+        # Settings inside the official Open-Sora variant's inference script.
         "opensora": {
             "fresh_ratio": 0.1, "interval": 3, "cross_interval": 6, "warmup": 3, "score": "cross_entropy",
             "module_weight": 1.5, "mlp_share": 0.33,
         },
     }  # fmt: skip
     deviations: ClassVar[tuple[str, ...]] = (
-        "a step is full or partial for all blocks at once; in the official DiT and PixArt code a step that changes the "
-        "interval may be full for the first block only (2 of 50 steps), which is left out here",
+        "a step is full or partial for all blocks; the official DiT and PixArt code adds first-block-only steps",
         "the cells of the spatial bonus may be cut at the border, where the official code needs a divisible square",
         "varying intervals, layer and step weights, the spatial bonus and the attention score are those of the DiT and "
         "PixArt variants; here they run on Open-Sora only, where the paper leaves them off",
@@ -97,11 +98,11 @@ class ToCa(Technique):
         """Self-attention is reused whole; cross-attention and MLP refresh their chosen tokens."""
         for kind in SELF:
             sites.wrap(kind, reuse)
-        sites.wrap(CROSS, self.cross_attention)
-        sites.wrap(MLP, self.feed_forward)
+        sites.wrap(CROSS, partial(self.refresh, whole=("full",)))
+        sites.wrap(MLP, partial(self.refresh, whole=("full", "refresh")))
         if self.cache_type == "attention":
-            wanted = ".cross_attn" if self.score == "cross_entropy" else ".attn"
-            sites.wrap(SiteKind.KERNEL, self.observe, lambda site: site.inside.endswith(wanted))
+            seen = (CROSS,) if self.score == "cross_entropy" else SELF
+            sites.wrap(SiteKind.KERNEL, self.observe, lambda site: sites.enclosing(site).kind in seen)
 
     def observe(self, call: Call, query: Tensor, at: At) -> Tensor:
         """Keep the base score of every token, from the query and key at hand in a full step."""
@@ -119,18 +120,10 @@ class ToCa(Technique):
             scores = at.site.per_token(attention_received(query, key, mask))
         return F.normalize(scores, dim=-1)
 
-    def cross_attention(self, call: Call, hidden: Tensor, at: At) -> Tensor:
-        """Full only in full steps."""
-        return self.refresh(call, hidden, at, full=at.phase == "full")
-
-    def feed_forward(self, call: Call, hidden: Tensor, at: At) -> Tensor:
-        """Full in full and refresh steps."""
-        return self.refresh(call, hidden, at, full=at.phase != "partial")
-
-    def refresh(self, call: Call, hidden: Tensor, at: At, *, full: bool) -> Tensor:
-        """The whole output when `full`, else memory with the chosen tokens recomputed."""
+    def refresh(self, call: Call, hidden: Tensor, at: At, *, whole: tuple[str, ...]) -> Tensor:
+        """The whole output in phases `whole`, else memory with the chosen tokens recomputed."""
         memory, total = at.memory, hidden.shape[1]
-        if full:
+        if at.phase in whole:
             memory.output = call(hidden)
             memory.stale = torch.zeros(hidden.shape[:2], device=hidden.device)
             return memory.output
@@ -163,7 +156,8 @@ class ToCa(Technique):
         """Self-attention 0 outside full steps, cross-attention and MLP their count of tokens."""
         per_token = 4 * site.tokens  # one fp32 number a token: a score or a counter
         if site.kind is SiteKind.KERNEL:
-            return Share(held=per_token)
+            # The score needs the attention weights once more: a query-key product for every full step.
+            return Share(added=site.macs // 2 if phase.name == "full" else 0, held=per_token)
         held = site.output_bytes(run)
         if site.kind in SELF:
             return Share(float(phase.name != "partial"), held=held)
