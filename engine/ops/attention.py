@@ -27,8 +27,10 @@ def attention_received(query: Tensor, key: Tensor, mask: Tensor | None = None) -
 
     query [B, heads, N, d], key [B, heads, M, d], mask broadcastable to [B, heads, N, M], True where a key counts.
     """
-    parts = query.split(_chunk(query, key), dim=2)
-    return torch.stack([_probabilities(part, key, mask).sum(dim=1) for part in parts]).sum(dim=0)
+    received = query.new_zeros(query.shape[0], key.shape[2], dtype=torch.float32)
+    for part in query.split(_chunk(query, key), dim=2):
+        received += _probabilities(part, key, mask).sum(dim=1)
+    return received
 
 
 def attention_entropy(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
