@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidInput, Place, Problem
 
 if TYPE_CHECKING:
     from engine.compiler import Compiled
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 out, err = Console(), Console(stderr=True)
 INTERRUPTED = 130
+DEVICES = ("auto", "cpu", "cuda")
 
 SpecPath = Annotated[Path, typer.Argument(help="Spec file, for example specs/toca_opensora.yaml.", show_default=False)]
 Profile = Annotated[str | None, typer.Option("--profile", help="Named overlay of the spec: embedded, paper, scale.")]
@@ -58,6 +59,14 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, allow_nan=False))
 
 
+def known_device(name: str) -> str:
+    """`name`, if `--device` can be that; looked at before the spec is read."""
+    if name not in DEVICES:
+        options = ", ".join(f"`{device}`" for device in DEVICES)
+        raise InvalidInput(Problem(f"there is no device `{name}`", f"use one of: {options}", Place(key="--device")))
+    return name
+
+
 def compiled_spec(path: Path, profile: str | None, changes: list[str] | None) -> Compiled:
     """Read and compile a spec."""
     from engine.compiler import compile_spec
@@ -79,6 +88,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a spec: accelerated beside its baseline, with receipts, timings and quality."""
+    known_device(device)
     from engine.execute import execute
     from engine.view import RunView
 
@@ -121,8 +131,6 @@ def check(
         names = ", ".join(entry.slug for entry in compiled.plan.techniques) or "plain"
         print(f"ok: {path} ({compiled.plan.backbone}: {names})")
     if failed:
-        from engine.errors import InvalidInput
-
         raise InvalidInput(failed)
 
 
@@ -135,6 +143,7 @@ def prepare(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Make the artefacts (calibration, search, training) that a spec's techniques need."""
+    known_device(device)
     from engine.measure import choose_device
     from engine.prepare import prepare_all
 

@@ -18,7 +18,7 @@ from engine.cost import kept_macs
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, Sites
-from engine.spec import Request, problems_of
+from engine.spec import ModelChoice, Request, problems_of
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
 
@@ -92,53 +92,59 @@ def _stop(draft: Draft) -> None:
 
 def resolve(draft: Draft) -> None:
     """Names to classes, parameters to settled values (class defaults, then the paper's, then the spec's)."""
-    spec, known = draft.request.spec, registry.backbones()
-    name = spec.model.backbone
-    backbone_class = known.get(name)
-    if backbone_class is None:
-        draft.report(f"there is no backbone `{name}`", nearest(name, known), "model", "backbone")
-    elif draft.backbone is None:
-        try:
-            draft.backbone = backbone_class.sketch(spec.model)
-        except EngineError as error:
-            draft.problems += [
-                Problem(problem.rule, problem.remedy, draft.place(*str(problem.place.key).split(".")))
-                for problem in error.problems
-            ]
+    spec = draft.request.spec
+    backbone_class = _sketch(draft, spec.model)
     if backbone_class is not None:
         draft.inputs = _validated(draft, backbone_class.inputs, spec.inputs, ("inputs",))
-    draft.sampler = _sampler(draft, spec.sampler)
-    for index, settings in enumerate(spec.techniques):
-        entry = _entry(draft, settings, ("techniques", index))
-        if entry is None:
-            continue
-        if entry.technique.stage is Stage.TRAJECTORY:
-            draft.report(f"`{entry.technique.slug}` is a sampler", "name it under `sampler:`", *entry.path)
-        draft.entries.append(entry)
+    draft.sampler = _entry(draft, spec.sampler, ("sampler",), sampler=True)
+    draft.entries = _listed(draft, spec.techniques, ("techniques",))
+    # The baseline is compiled on its own before a run; what is wrong with its names and parameters shows here already.
+    _listed(draft, spec.baseline.techniques, ("baseline", "techniques"))
+    if spec.baseline.sampler is not None:
+        _entry(draft, spec.baseline.sampler, ("baseline", "sampler"), sampler=True)
     if draft.inputs is not None and draft.backbone is not None:
         for key, rule, remedy in draft.backbone.check(draft.inputs):
             draft.report(rule, remedy, "inputs", key)
 
 
-def _sampler(draft: Draft, settings: TechniqueSettings) -> Entry | None:
-    entry = _entry(draft, settings, ("sampler",))
-    if entry is None:
-        return None
-    if entry.technique.stage is not Stage.TRAJECTORY:
-        samplers = [slug for slug, cls in registry.techniques().items() if cls.stage is Stage.TRAJECTORY]
-        draft.report(f"`{entry.technique.slug}` is no sampler", nearest(entry.technique.slug, samplers), *entry.path)
-        return None
-    return entry
+def _sketch(draft: Draft, choice: ModelChoice) -> type[Backbone] | None:
+    """The backbone's class; its sketch goes to the draft unless one is there."""
+    known = registry.backbones()
+    backbone_class = known.get(choice.backbone)
+    if backbone_class is None:
+        draft.report(f"there is no backbone `{choice.backbone}`", nearest(choice.backbone, known), "model", "backbone")
+    elif draft.backbone is None:
+        try:
+            draft.backbone = backbone_class.sketch(choice)
+        except EngineError as error:
+            for problem in error.problems:
+                draft.report(problem.rule, problem.remedy, *problem.place.key.split("."))
+    return backbone_class
 
 
-def _entry(draft: Draft, settings: TechniqueSettings, path: tuple[str | int, ...]) -> Entry | None:
+def _listed(draft: Draft, listed: Sequence[TechniqueSettings], path: tuple[str | int, ...]) -> list[Entry]:
+    entries = [_entry(draft, settings, (*path, index), sampler=False) for index, settings in enumerate(listed)]
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(draft: Draft, settings: TechniqueSettings, path: tuple[str | int, ...], *, sampler: bool) -> Entry | None:
+    """The technique that `settings` names, or None after a report."""
     if len(settings) != 1:
-        draft.report(f"{len(settings)} names where one technique belongs", "write `- name: {parameter: value}`", *path)
+        remedy = "name one: `sampler: {name: {parameter: value}}`" if sampler else "write `- name: {parameter: value}`"
+        draft.report(f"{len(settings)} names where one technique belongs", remedy, *path)
         return None
     (slug, given), known = next(iter(settings.items())), registry.techniques()
+    fitting = [name for name, cls in known.items() if (cls.stage is Stage.TRAJECTORY) is sampler]
     cls = known.get(slug)
     if cls is None:
-        draft.report(f"there is no technique `{slug}`", nearest(slug, known), *path, slug)
+        draft.report(
+            f"there is no {'sampler' if sampler else 'technique'} `{slug}`", nearest(slug, fitting), *path, slug
+        )
+        return None
+    if slug not in fitting:
+        rule = f"`{slug}` is {'no' if sampler else 'a'} sampler"
+        remedy = "list it under `techniques:`, and name a sampler here: " + ", ".join(f"`{name}`" for name in fitting)
+        draft.report(rule, remedy if sampler else "name it under `sampler:`", *path, slug)
         return None
     tuned = dict(cls.tuned.get(draft.request.spec.model.backbone, {}))
     technique = _validated(draft, cls, {**tuned, **(given or {})}, (*path, slug))
@@ -164,9 +170,10 @@ def match(draft: Draft) -> None:
         technique = entry.technique
         lacking = sorted(technique.requires - present)
         if lacking:
+            having = ", ".join(f"`{name}`" for name in _backbones_with(technique))
             draft.report(
                 f"backbone `{draft.backbone.name}` has no {' and no '.join(lacking)}, which `{technique.slug}` needs",
-                f"use a backbone that has: {', '.join(_backbones_with(technique)) or 'none exists yet'}",
+                f"use a backbone that has: {having}" if having else "remove it: no backbone here has that yet",
                 *entry.path,
             )
             continue
@@ -198,8 +205,10 @@ def check(draft: Draft) -> None:
     for entry in draft.entries:
         technique = entry.technique
         if technique.slug in seen:
-            draft.report(f"`{technique.slug}` is listed twice", "merge the two entries", *entry.path)
-        seen[technique.slug] = entry
+            first = draft.place(*seen[technique.slug].path).line
+            line = "" if first is None else f" (first in line {first})"
+            draft.report(f"`{technique.slug}` is listed twice{line}", "merge the two entries", *entry.path)
+        seen.setdefault(technique.slug, entry)
         for text in technique.check(draft.run):
             rule, _, remedy = text.partition(" -> ")
             draft.report(rule, remedy, *entry.path)

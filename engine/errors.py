@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -25,6 +25,10 @@ class Place:
     line: int | None = None
     column: int | None = None
     key: str = ""
+
+    def named(self, key: str) -> Place:
+        """The same position under the dotted `key`; a command-line option, which has no line, keeps its own words."""
+        return replace(self, key=key) if self.line is not None else self
 
     def __str__(self) -> str:
         parts = [str(self.file) if self.file else "", str(self.line or ""), str(self.column or "")]
@@ -51,7 +55,7 @@ class EngineError(Exception):
     exit_code = 1
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        self.problems = in_order([problems] if isinstance(problems, Problem) else problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -79,12 +83,25 @@ class NoEffect(EngineError):
     exit_code = 3
 
 
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems file by file and from top to bottom, each once."""
+    once = list(dict.fromkeys(problems))
+    files = list(dict.fromkeys(problem.place.file for problem in once))
+
+    def position(problem: Problem) -> tuple[int, int, int]:
+        place = problem.place
+        return files.index(place.file), place.line or 0, place.column or 0
+
+    return sorted(once, key=position)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A remedy that names the closest known word, or lists all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     if close:
-        return f"did you mean `{close[0]}`?"
+        return f"did you mean `{lower[close[0]]}`?"
     if not names:
         return "nothing is allowed here; remove it"
     return "use one of: " + ", ".join(f"`{name}`" for name in names)

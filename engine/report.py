@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +29,55 @@ def output_folder(wanted: Path) -> Iterator[Path]:
 
     A folder that an earlier run wrote is replaced; any other folder with something in it is refused.
     """
-    place = Place(wanted)
-    if wanted.exists() and (not wanted.is_dir() or (any(wanted.iterdir()) and not (wanted / "report.json").is_file())):
-        raise Unavailable(
-            Problem("the output folder holds other files", "name a new or empty folder with --out", place)
-        )
+    place, made = Place(wanted), []
     scratch = wanted.parent / f".{wanted.name}.{os.getpid()}.part"
     try:
-        scratch.mkdir(parents=True)
-        (scratch / "probe").write_text("")
-        (scratch / "probe").unlink()
-    except OSError as error:
-        raise Unavailable(
-            Problem(f"the output folder cannot be written: {error.strerror}", "name another folder with --out", place)
-        ) from None
-    try:
+        with _writable(place):
+            _refuse_used(wanted, place)
+            made = [parent for parent in wanted.parents if not parent.exists()]
+            scratch.mkdir(parents=True)
+            (scratch / "probe").write_text("")
+            (scratch / "probe").unlink()
         yield scratch
-        old = wanted.parent / f".{wanted.name}.{os.getpid()}.old"
-        if wanted.exists():
-            wanted.rename(old)
-        scratch.rename(wanted)
-        shutil.rmtree(old, ignore_errors=True)
+        with _writable(place):
+            _replace(wanted, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for parent in made:  # those with something in them stay
+            with suppress(OSError):
+                parent.rmdir()
+
+
+@contextmanager
+def _writable(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        rule = f"the output folder cannot be written: {error.strerror}"
+        raise Unavailable(Problem(rule, "name another folder with --out", place)) from None
+
+
+def _refuse_used(wanted: Path, place: Place) -> None:
+    remedy = "name a new or empty folder with --out"
+    if wanted.is_symlink() or (wanted.exists() and not wanted.is_dir()):
+        raise Unavailable(Problem("the output folder is a file or a link", remedy, place))
+    if Path.cwd().is_relative_to(wanted.resolve()):
+        raise Unavailable(Problem("the output folder is the one this runs in", "name a folder inside it", place))
+    if wanted.exists() and any(wanted.iterdir()) and not (wanted / "report.json").is_file():
+        raise Unavailable(Problem("the output folder holds other files", remedy, place))
+
+
+def _replace(wanted: Path, scratch: Path) -> None:
+    old = wanted.parent / f".{wanted.name}.{os.getpid()}.old"
+    if wanted.exists():
+        wanted.rename(old)
+    try:
+        scratch.rename(wanted)
+    except OSError:
+        if old.exists():
+            old.rename(wanted)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def default_folder(spec: Path) -> Path:

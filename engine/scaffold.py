@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from engine import registry
-from engine.errors import InvalidInput, Place, Problem, nearest
+from engine.errors import InvalidInput, Place, Problem, Unavailable, nearest
 
 TECHNIQUE = '''"""TITLE (arXiv ID).
 
@@ -82,21 +84,38 @@ def scaffold(slug: str, family: str, backbone: str, root: Path) -> list[Path]:
         rule = f"{package} is not there"
         problems.append(Problem(rule, "run in the project's folder, or name it with --root", Place(key="--root")))
     code, spec = package / family / f"{slug}.py", root / "specs" / f"{slug}_{backbone}.yaml"
-    problems += [
-        Problem(f"{path} exists already", "choose another name, or edit the file", Place(path))
-        for path in (code, spec)
-        if path.exists()
-    ]
+    there = [path for path in (code, spec) if path.exists()]
+    problems += [Problem("the file exists already", "choose another name, or edit it", Place(path)) for path in there]
+    if slug in registry.techniques() and not there:
+        rule = f"there is a technique `{slug}` already, in the family {registry.techniques()[slug].family}"
+        problems.append(Problem(rule, "choose another name", Place(key="SLUG")))
     if problems:
         raise InvalidInput(problems)
     name = "".join(part.capitalize() for part in slug.split("_"))
-    written = []
+    texts = {
+        code: TECHNIQUE.format(name=name, slug=slug, family=family),
+        spec: SPEC.format(slug=slug, backbone=backbone),
+    }
     marker = code.parent / "__init__.py"
     if not marker.exists():
-        code.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f'"""Techniques of the family {family}."""\n')
-        written.append(marker)
-    code.write_text(TECHNIQUE.format(name=name, slug=slug, family=family))
-    spec.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_text(SPEC.format(slug=slug, backbone=backbone))
-    return [*written, code, spec]
+        texts = {marker: f'"""Techniques of the family {family}."""\n', **texts}
+    return _written(texts)
+
+
+def _written(texts: Mapping[Path, str]) -> list[Path]:
+    """Write all files, or none."""
+    folders = [folder for path in texts for folder in path.parents if not folder.exists()]
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        for written in texts:
+            with suppress(OSError):
+                written.unlink()
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
+        rule = f"{path} cannot be written: {error.strerror}"
+        raise Unavailable(Problem(rule, "make the folder writable, or name another with --root", Place(path))) from None
+    return list(texts)

@@ -52,7 +52,7 @@ class Recipe:
 
     seed: int = 0
     spatial_steps: int = 2500
-    temporal_steps: int = 1500
+    temporal_steps: int = 2500
     denoiser_steps: int = 16000
     bank_clips: int = 6400
     batch: int = 16
@@ -107,9 +107,15 @@ def encode_frames(vae: OpenSoraVAE, video: Tensor) -> Tensor:
 
 
 def train_temporal(vae: OpenSoraVAE, folder: Path, recipe: Recipe) -> float:
-    """Train the temporal VAE on the frozen 2-D latents of moving clips."""
+    """Train the temporal VAE on the frozen 2-D latents of moving clips.
+
+    Errors are weighed by each channel's spread, and some frames are decoded to pixels: the 2-D latents' channels differ
+    in size, not in importance.
+    """
     module, averaged = vae.temporal_vae, copy.deepcopy(vae.temporal_vae)
     vae.spatial_vae.requires_grad_(False)
+    reference, *_ = emoji.sample(64, 1, torch.Generator().manual_seed(recipe.seed))
+    spread = encode_frames(vae, reference).std(dim=(0, 2, 3, 4), keepdim=True)
 
     def loss_of(_step: int, generator: torch.Generator) -> Tensor:
         video, *_ = emoji.sample(recipe.batch // 4, FRAMES, generator)
@@ -118,7 +124,11 @@ def train_temporal(vae: OpenSoraVAE, folder: Path, recipe: Recipe) -> float:
             mean, logvar = vae.encode_temporal(frames)
             noise = torch.randn(mean.shape, generator=generator)
             output = vae.decode_temporal(mean + (0.5 * logvar).exp() * noise, FRAMES)
-        return F.l1_loss(output.float(), frames) + 1e-4 * kl_divergence(mean.float(), logvar.float())
+            shown = torch.randperm(FRAMES, generator=generator)[:2]
+            pixels = vae.decode_spatial(output[:, :, shown])
+        loss = F.l1_loss(output.float() / spread, frames / spread)
+        loss = loss + reconstruction_loss(video[:, :, shown], pixels.float())
+        return loss + 3e-5 * kl_divergence(mean.float(), logvar.float())
 
     schedule = Schedule(recipe.temporal_steps, learning_rate=3e-3, ema=0.995)
     seconds = fit("temporal_vae", folder, module, averaged, loss_of, schedule, seed=recipe.seed + 1)

@@ -20,7 +20,7 @@ def opensora(
     out: Out = WEIGHTS / "opensora",
     seed: int = 0,
     spatial_steps: int = 2500,
-    temporal_steps: int = 1500,
+    temporal_steps: int = 2500,
     denoiser_steps: int = 16000,
 ) -> None:
     """Train the embedded Open-Sora (about two hours on 2 CPU cores)."""

@@ -1,6 +1,6 @@
 """STDiT3 of Open-Sora 1.2 as plain functions of a state dict, to compare the engine's module with.
 
-Written from /research/opensora_stdit3.md (sections 1-3 and 9) and from the behaviour of the original, and not from
+Written from the original (hpcaitech/Open-Sora, tag v1.2.0, Apache-2.0) and without looking at
 `engine/backbones/opensora/stdit3.py`: it is slow and literal where that is fast. Text is packed to one row and read
 through a block-diagonal mask, attention is an explicit softmax, given frames are chosen with a `where` per modulation,
 nothing is cached. Names of helpers follow the original's, so that both can be read side by side.
@@ -139,24 +139,29 @@ def timestep_embedder(state: State, name: str, t: Tensor) -> Tensor:
     return linear(state, f"{name}.mlp.2", F.silu(linear(state, f"{name}.mlp.0", sinusoid)))
 
 
-def sin_cos_emb(position: Tensor, half_dim: int) -> Tensor:
-    """[n] to [n, half_dim], sines first."""
-    inv_freq = 1.0 / (10000 ** (torch.arange(0, half_dim, 2).float() / half_dim))
+def sin_cos_emb(position: Tensor, half_dim: int, dtype: torch.dtype) -> Tensor:
+    """[n] to [n, half_dim], sines first.
+
+    The frequencies are a buffer of the original, so `model.to(dtype)` rounds them; the product is in fp32 again.
+    """
+    inv_freq = (1.0 / (10000 ** (torch.arange(0, half_dim, 2).float() / half_dim))).to(dtype)
     out = position[:, None] * inv_freq[None]
     return torch.cat([torch.sin(out), torch.cos(out)], dim=-1)
 
 
-def position_embedding(hidden_size: int, rows: int, columns: int, scale: float, base_size: int) -> Tensor:
+def position_embedding(
+    hidden_size: int, rows: int, columns: int, scale: float, base_size: int, dtype: torch.dtype
+) -> Tensor:
     """[rows * columns, hidden_size] of one frame: the column's embedding first, then the row's."""
     grid_h = torch.arange(rows) / scale * (base_size / rows)
     grid_w = torch.arange(columns) / scale * (base_size / columns)
     tokens = []
     for h in range(rows):
         for w in range(columns):
-            column = sin_cos_emb(grid_w[w : w + 1], hidden_size // 2)
-            row = sin_cos_emb(grid_h[h : h + 1], hidden_size // 2)
+            column = sin_cos_emb(grid_w[w : w + 1], hidden_size // 2, dtype)
+            row = sin_cos_emb(grid_h[h : h + 1], hidden_size // 2, dtype)
             tokens.append(torch.cat([column, row], dim=-1))
-    return torch.cat(tokens)
+    return torch.cat(tokens).to(dtype)
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -354,7 +359,7 @@ def forward(
     spots = n_h * n_w
     base_size = round(spots**0.5)
     scale = (height[0].item() * width[0].item()) ** 0.5 / config.input_sq_size
-    pos_emb = position_embedding(config.hidden_size, n_h, n_w, scale, base_size).to(dtype)
+    pos_emb = position_embedding(config.hidden_size, n_h, n_w, scale, base_size, dtype)
 
     fps_emb = timestep_embedder(state, "fps_embedder", fps.repeat(batch // fps.shape[0]))
     t = timestep_embedder(state, "t_embedder", timestep) + fps_emb

@@ -1,0 +1,137 @@
+"""A technique that does nothing, or something else than it planned, fails the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support import BACKBONES
+from torch import Tensor
+
+from engine import registry
+from engine.artefacts import Artefact
+from engine.compiler import Compiled
+from engine.cost import Share
+from engine.errors import InvalidInput, NoEffect
+from engine.receipts import Trace, largest_difference, receipts, verdict
+from engine.runner import live_sites, opened
+from engine.sites import At, Call, Site, SiteKind, Sites
+from engine.step import Branch, Phase, RunShape
+from engine.technique import Stage, Technique
+
+Compile = Callable[..., Compiled]
+
+
+class Fake(Technique):
+    """A cache for tests (arXiv 0000.00000)."""
+
+    slug = "fake"
+    family = "caching"
+    stage = Stage.REUSE
+    requires = frozenset({SiteKind.FEED_FORWARD})
+    interval: int = 2
+    behaviour: str = "honest"
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        return [Phase("full" if index % self.interval == 0 else "reuse") for index in range(run.steps)]
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        if self.behaviour != "matches nothing":
+            sites.wrap(SiteKind.FEED_FORWARD, self.around)
+
+    def around(self, call: Call, hidden: Tensor, at: At) -> Tensor:
+        if self.behaviour == "non-finite":
+            at.decide(torch.full((2,), torch.nan))
+        if at.phase == "full" or self.behaviour == "computes anyway":
+            at.memory.output = call(hidden)
+        return at.memory.output  # type: ignore[no-any-return]
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(float(phase.name == "full"), held=site.output_bytes(run))
+
+
+@pytest.fixture(autouse=True)
+def fake_technique() -> Any:
+    with registry.adding(Fake):
+        yield
+
+
+def judged(compiled: Compiled, plain: Compiled | None = None) -> dict[str, Any]:
+    trace = Trace()
+    with opened(compiled, trace=trace) as side:
+        out = side.generate((1, 2))
+        sites = live_sites(compiled, side.call)
+    difference = 1.0
+    if plain is not None:
+        with opened(plain) as side:
+            difference = largest_difference(out, side.generate((1, 2)))
+    done = receipts(compiled, sites, trace, difference)
+    verdict(done, compiled)
+    return done
+
+
+def test_an_honest_technique_passes(compile_tiny: Compile) -> None:
+    tiny = BACKBONES["opensora"].tiny()
+    done = judged(compile_tiny("opensora", {"fake": None}, on=tiny), compile_tiny("opensora", on=tiny))
+    kinds = done["techniques"]["fake"]["kinds"]["feed_forward"]
+    assert kinds["planned"] == kinds["done"] == {"full": 16, "reused": 16}
+    assert kinds["full_partial_reused_by_step"][:2] == ["4/0/0", "0/0/4"]
+
+
+def test_an_inert_technique_fails_with_a_setting_that_would_fire(compile_tiny: Compile) -> None:
+    with pytest.raises(NoEffect, match=r"`fake` changed nothing[^>]*-> with `interval: 2` it would act") as caught:
+        judged(compile_tiny("opensora", {"fake": {"interval": 1}}))
+    assert caught.value.exit_code == 3
+
+
+def test_leaving_the_plan_fails(compile_tiny: Compile) -> None:
+    with pytest.raises(NoEffect, match="something other than its plan"):
+        judged(compile_tiny("opensora", {"fake": {"behaviour": "computes anyway"}}))
+
+
+def test_non_finite_decisions_fail(compile_tiny: Compile) -> None:
+    with pytest.raises(NoEffect, match="decided on 64 non-finite numbers"):
+        judged(compile_tiny("opensora", {"fake": {"behaviour": "non-finite"}}))
+
+
+def test_an_identical_output_fails(compile_tiny: Compile) -> None:
+    """Calls saved, but gates of zero keep the result from reaching the output."""
+    tiny = BACKBONES["opensora"].tiny()
+    with torch.no_grad():
+        for name, parameter in tiny.model.named_parameters():
+            if "scale_shift_table" in name or name.startswith("t_block"):
+                parameter.zero_()
+    with pytest.raises(NoEffect, match="the output is identical"):
+        judged(compile_tiny("opensora", {"fake": None}, on=tiny), compile_tiny("opensora", on=tiny))
+
+
+def test_matching_no_site_is_refused_before_the_run(compile_tiny: Compile) -> None:
+    with pytest.raises(InvalidInput, match="`fake` matches no site"):
+        compile_tiny("opensora", {"fake": {"behaviour": "matches nothing"}})
+
+
+def test_difference_of_non_finite_outputs_is_infinite() -> None:
+    assert largest_difference(torch.tensor([1.0]), torch.tensor([torch.nan])) == float("inf")
+
+
+class Drops(Fake):
+    """A gate for tests that drops the unconditional branch half-way (arXiv 0000.00001)."""
+
+    slug = "drops"
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        late = Phase("full", branches=(Branch.COND,))
+        return [Phase("full")] * (run.steps // 2) + [late, Phase("reuse", branches=(Branch.COND,))] * (run.steps // 4)
+
+
+def test_dropped_branches_narrow_the_batch_and_the_memories(compile_tiny: Compile) -> None:
+    with registry.adding(Drops):
+        compiled, trace = compile_tiny("opensora", {"drops": None}), Trace()
+        assert [step.branches for step in compiled.plan.steps[3:5]] == [["cond", "uncond"], ["cond"]]
+        with opened(compiled, trace=trace) as side:
+            assert torch.isfinite(side.generate((1, 2))).all()
+        assert [step.rows for step in trace.steps] == [4] * 4 + [2] * 4
+        done = receipts(compiled, live_sites(compiled, side.call), trace, 1.0)
+    assert done["macs"] == pytest.approx(compiled.plan.estimate.macs, rel=1e-6)
