@@ -16,12 +16,14 @@ from engine.errors import InvalidInput, Place, Problem
 
 SMALLEST_EDGE = 256
 LABEL_HEIGHT = 18
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
 def read_frames(path: Path, size: tuple[int, int]) -> Tensor:
     """Frames of a picture or video file, scaled and cropped to (height, width): [3, F, H, W] in 0..1."""
     try:
-        frames = np.atleast_1d(iio.imread(path))
+        picture = path.suffix.lower() in PICTURES
+        frames = iio.imread(path, mode="RGB") if picture else iio.imread(path)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             Problem(

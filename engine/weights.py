@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -70,13 +71,12 @@ def _local(folder: Path, component: Component, key: str, hint: str) -> Path:
 
 def _from_hub(source: str, component: Component, whole: bool, key: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     prefix = f"{component.name}/" if whole else ""
     patterns = [f"{prefix}{pattern}" for pattern in component.patterns]
     try:
         root = snapshot_download(source, allow_patterns=patterns, local_files_only=not download)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's HTTP client raises errors of its own, which are no OSErrors
         raise missing(
             f"the {component.name} of `{source}` is neither in the local hub cache nor reachable "
             f"({type(error).__name__})",
@@ -101,31 +101,46 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: one safetensors file, or the shards that an index names."""
+def weight_paths(folder: Path) -> list[Path]:
+    """The folder's safetensors: one file, or the shards that an index names; each has a readable header."""
     files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1]
     if not files:
         for index in sorted(folder.glob("*.safetensors.index.json")):
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / name for name in sorted(set(shards))]
+            files = _shards(index)
     if not files:
         raise missing(
             f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
         )
-    tensors: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
             raise missing(f"the index of {folder} names {file.name}, which is not there", "download the missing shard")
         try:
-            tensors |= load_file(file)
+            with safe_open(file, framework="pt"):
+                pass
         except (SafetensorError, OSError) as error:
             raise missing(f"{file} cannot be read ({error})", "download it again") from None
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise missing(f"{index} is no index of shards ({type(error).__name__}: {error})", "download it again") from None
+    return [index.parent / str(name) for name in sorted(names)]
+
+
+def fitting(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The folder's tensors, which must be those that `model` wants, in name and shape."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_paths(folder):
+        tensors |= load_file(file)
+    compare(folder, tensors, model.state_dict())
     return tensors
 
 
-def fill(model: nn.Module, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-    """Load the folder's tensors into `model`, which must want exactly those names and shapes."""
-    tensors, wanted = read_tensors(folder), model.state_dict()
+def compare(folder: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise `MissingWeights` unless both have the same names and shapes."""
     findings = [
         ("missing", sorted(wanted.keys() - tensors.keys())),
         ("unexpected", sorted(tensors.keys() - wanted.keys())),
@@ -149,5 +164,9 @@ def fill(model: nn.Module, folder: Path, dtype: torch.dtype, device: torch.devic
     ]
     if problems:
         raise MissingWeights(problems)
+
+
+def place(model: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+    """Make `tensors` the model's own."""
     placed = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     model.load_state_dict(placed, strict=True, assign=True)

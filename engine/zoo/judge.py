@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.weights import EMBEDDED, fill, read_config
+from engine.weights import EMBEDDED, fitting, place, read_config
 from engine.zoo import emoji
 from engine.zoo.classifier import EmojiClassifier
 
@@ -17,7 +17,7 @@ def load_classifier() -> EmojiClassifier:
     """The classifier that ships with the project, on the CPU."""
     folder = EMBEDDED / "classifier"
     model: EmojiClassifier = EmojiClassifier.from_config(read_config(folder))
-    fill(model, folder, torch.float32, torch.device("cpu"))
+    place(model, fitting(model, folder), torch.float32, torch.device("cpu"))
     return model.eval()
 
 

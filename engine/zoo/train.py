@@ -20,8 +20,8 @@ def opensora(
     out: Out = WEIGHTS / "opensora",
     seed: int = 0,
     spatial_steps: int = 2500,
-    temporal_steps: int = 2500,
-    denoiser_steps: int = 16000,
+    temporal_steps: int = 1500,
+    denoiser_steps: int = 10000,
 ) -> None:
     """Train the embedded Open-Sora (about two hours on 2 CPU cores)."""
     from engine.zoo.opensora import Recipe, train
@@ -38,6 +38,14 @@ def classifier(
     from engine.zoo.train_classifier import train_classifier
 
     train_classifier(work, out, seed=seed, steps=steps)
+
+
+@app.command()
+def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora") -> None:
+    """Generate and judge 64 prompts with the trained Open-Sora; write its card, sample sheet and loss curves."""
+    from engine.zoo.card import write_card
+
+    write_card(work, out)
 
 
 if __name__ == "__main__":

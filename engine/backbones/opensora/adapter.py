@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from engine.backbones.opensora import text
 from engine.backbones.opensora.stdit3 import STDiT3, STDiT3Block
 from engine.backbones.opensora.vae import OpenSoraVAE
 from engine.denoise import Given, RectifiedFlow
+from engine.errors import MissingWeights
 from engine.media import read_frames
 from engine.random import draw
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice
 from engine.step import Branch, RunShape
-from engine.weights import Component, fill, is_hub_id, locate, read_config
+from engine.weights import Component, fitting, is_hub_id, locate, missing, place, read_config
 
 TRANSFORMER, VAE = Component("transformer"), Component("vae")
 COMPONENTS = (TRANSFORMER, VAE, *text.COMPONENTS)
@@ -83,8 +85,8 @@ class OpenSora(Backbone):
     def sketch(cls, choice: ModelChoice) -> Self:
         """Sizes from the weights' config.json where it is at hand, else those of the published checkpoint."""
         with torch.device("meta"):
-            model: STDiT3 = STDiT3.from_config(_config(choice, TRANSFORMER))
-            vae: OpenSoraVAE = OpenSoraVAE.from_config(_config(choice, VAE))
+            model = _built(STDiT3, choice, TRANSFORMER)
+            vae = _built(OpenSoraVAE, choice, VAE)
         return cls(choice, model, vae)
 
     @classmethod
@@ -119,10 +121,11 @@ class OpenSora(Backbone):
             self._randomise(device)
         else:
             folders = {part.name: locate(weights, part, self.name) for part in COMPONENTS}
-            fill(self.model, folders["transformer"], self.dtype, device)
-            fill(self.vae, folders["vae"], self.dtype, device)
-            length = int(self.model.config["model_max_length"])
-            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], length, device)
+            denoiser, vae = fitting(self.model, folders["transformer"]), fitting(self.vae, folders["vae"])
+            length, channels = (int(self.model.config[key]) for key in ("model_max_length", "caption_channels"))
+            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], length, channels, device)
+            place(self.model, denoiser, self.dtype, device)
+            place(self.vae, vae, self.dtype, device)
         self.model.eval().requires_grad_(False)
         self.vae.eval().requires_grad_(False)
         self.device = device
@@ -146,7 +149,10 @@ class OpenSora(Backbone):
         if self.choice.weights == "random":
             return {}
         folders = [(part.name, locate(self.choice.weights, part, self.name)) for part in COMPONENTS]
-        return {f"{name}/{file.name}": file for name, folder in folders for file in folder.glob("*.safetensors")}
+        files = [
+            (name, file) for name, folder in folders for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+        ]
+        return {f"{name}/{file.name}": file for name, file in files}
 
     def shape(self, inputs: Inputs, steps: int) -> RunShape:
         """Sizes of a run; the prompt's token count is an estimate (a word and a third each)."""
@@ -292,6 +298,19 @@ class OpenSora(Backbone):
         return judge_videos(videos, inputs.prompts)
 
 
+def _built(kind: Any, choice: ModelChoice, component: Component) -> Any:
+    """The component's model from its config; fields that other libraries add to the denoiser's are left out."""
+    config = _config(choice, component)
+    if kind is STDiT3:
+        known = inspect.signature(STDiT3.__init__).parameters
+        config = {name: value for name, value in config.items() if name in known}
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        rule = f"the config.json of the {component.name} describes no model that can be built ({error})"
+        raise missing(rule, "use the config.json that came with the weights") from None
+
+
 def _config(choice: ModelChoice, component: Component) -> dict[str, Any]:
     """The component's config.json, or an empty mapping (the published sizes) when it is only on the hub."""
     weights = choice.weights
@@ -299,5 +318,8 @@ def _config(choice: ModelChoice, component: Component) -> dict[str, Any]:
         return {}
     source = weights.get(component.name, "") if isinstance(weights, dict) else weights
     if is_hub_id(source):
-        return {}
+        try:
+            return read_config(locate(weights, component, OpenSora.name, download=False))
+        except MissingWeights:
+            return {}
     return read_config(locate(weights, component, OpenSora.name))

@@ -45,15 +45,23 @@ def modulate(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, normed, 1 + scale)
 
 
-def position_embedding(rows: int, columns: int, channels: int, scale: Tensor | float, device: torch.device) -> Tensor:
+def position_embedding(
+    rows: int,
+    columns: int,
+    channels: int,
+    scale: Tensor | float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Sine-cosine embedding of a token grid: [rows * columns, channels] in fp32, the column's half first.
 
     `scale` is sqrt(pixel height * pixel width) over the model's reference size; positions are stretched so that a
-    picture of any shape spans the same range as a square one with as many tokens.
+    picture of any shape spans the same range as a square one with as many tokens. Frequencies are rounded to `dtype`:
+    in the original they are a buffer that is cast with the model.
     """
     base = round((rows * columns) ** 0.5)
     exponents = torch.arange(0, channels // 2, 2, dtype=torch.float32, device=device) / (channels // 2)
-    frequencies = 1.0 / (10000**exponents)
+    frequencies = (1.0 / (10000**exponents)).to(dtype)
 
     def axis(count: int) -> Tensor:
         positions = torch.arange(count, dtype=torch.float32, device=device) / scale * (base / count)
@@ -397,7 +405,7 @@ class STDiT3(ModelMixin, ConfigMixin):
         text_mask = None if mask is None else (mask.reshape(mask.shape[0], -1) != 0).repeat(batch // mask.shape[0], 1)
 
         scale = (height[0].double() * width[0].double()).sqrt() / self.config["input_sq_size"]
-        places = position_embedding(rows, columns, self.config["hidden_size"], scale, x.device).to(dtype)
+        places = position_embedding(rows, columns, self.config["hidden_size"], scale, x.device, dtype).to(dtype)
         hidden = self.x_embedder(x.to(dtype)).unflatten(1, (frames, spots)) + places
         hidden = hidden.flatten(1, 2)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.weights import Component
+from engine.weights import Component, missing, read_config, weight_paths
 
 COMPONENTS = (
     Component("text_encoder", ("*.json", "*.safetensors", "*.bin")),
@@ -20,7 +20,7 @@ COMPONENTS = (
 
 def prepared(prompt: str, aesthetic_score: float | None) -> str:
     """The prompt with the score that Open-Sora's training captions carried, where one is asked for."""
-    return prompt if aesthetic_score is None else f"{prompt.rstrip('. ')}. aesthetic score: {aesthetic_score:.1f}."
+    return prompt if aesthetic_score is None else f"{prompt} aesthetic score: {aesthetic_score:.1f}."
 
 
 class TextEncoder(Protocol):
@@ -43,11 +43,35 @@ def cleaned(prompt: str) -> str:
 class T5Text:
     """T5 encoder, in fp32 as the original runs it."""
 
-    def __init__(self, encoder: Path, tokenizer: Path, length: int, device: torch.device) -> None:
+    def __init__(self, encoder: Path, tokenizer: Path, length: int, channels: int, device: torch.device) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-        model = T5EncoderModel.from_pretrained(encoder, dtype=torch.float32, trust_remote_code=False)
+        width = read_config(encoder).get("d_model")
+        if width != channels:
+            raise missing(
+                f"the text encoder in {encoder} has {width} channels where the denoiser wants {channels}",
+                "use the text encoder that the denoiser was trained with",
+            )
+        if not any(encoder.glob("*.bin")):
+            weight_paths(encoder)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+        except Exception as error:  # whatever the tokenizer's formats raise, the file is at fault
+            raise missing(f"{tokenizer} holds no tokenizer that can be read ({error})", "download it again") from None
+        try:
+            model, info = T5EncoderModel.from_pretrained(
+                encoder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception as error:
+            raise missing(f"{encoder} holds no encoder that can be read ({error})", "download it again") from None
+        wrong = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+        if wrong:
+            names = ", ".join(map(str, wrong))
+            raise missing(f"{encoder}: tensors missing or of another shape: {names}", "download it again")
         self.model = model.eval().requires_grad_(False).to(device)
         self.length, self.device = length, device
 

@@ -50,10 +50,11 @@ def transformed(
     """
     frames, height, width = pixels
     latent_frames = 1 if frames == 1 else frames // 17 * 5
+    dtype = torch.float32 if dtype == torch.float16 else dtype
     area = torch.tensor(height, dtype=dtype) * torch.tensor(width, dtype=dtype) / base_size**2
     ratio = (area.sqrt() * torch.tensor(latent_frames, dtype=dtype).sqrt()).float()
     u = torch.tensor([float(level) for level in levels], dtype=torch.float32)
-    return [float(level) for level in ratio * u / (1 + (ratio - 1) * u)]
+    return [float(level) for level in (ratio * u / (1 + (ratio - 1) * u)).clamp(max=1)]
 
 
 def euler(x: Tensor, times: Sequence[float], denoise: Denoise) -> Tensor:

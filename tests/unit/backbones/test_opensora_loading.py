@@ -75,11 +75,6 @@ VAE_EXTRAS: dict[str, Any] = {
 }
 
 
-def known_bug(reason: str) -> pytest.MarkDecorator:
-    """The test says what should be; the mark goes when the engine does it."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the hub's layout; tests must not change it."""
@@ -240,13 +235,11 @@ def test_text_encoder_as_it_is_published(folder: Path, saved: Path) -> None:
     assert_holds(loaded(folder), saved)
 
 
-@known_bug("`weight_files` looks for safetensors only, so the published text encoder is left out of reports and locks")
 def test_pickled_files_of_a_run_are_named(folder: Path) -> None:
     into_pickle(folder / "text_encoder")
     assert "text_encoder/pytorch_model.bin" in loaded(folder).weight_files()
 
 
-@known_bug("diffusers warns that transformers' fields of the published config.json are ignored")
 def test_published_config_fields_raise_no_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
     sketched(saved)
     assert caplog.messages == []
@@ -384,32 +377,22 @@ def test_damage_is_named(part: str, damage: Callable[[Path], str], folder: Path)
     assert named in refused(folder)
 
 
-INDEX_BUG = known_bug("`read_tensors` trusts the index: JSONDecodeError or KeyError reaches the user")
-
-
-@INDEX_BUG
 @pytest.mark.parametrize("damage", [break_index, empty_index], ids=lambda damage: damage.__name__)
 def test_damaged_index_is_named(damage: Callable[[Path], str], folder: Path) -> None:
     named = damage(folder / "transformer")
     assert named in refused(folder)
 
 
-TEXT_BUG = "`T5Text` leaves errors of transformers as they are"
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(
-            drop_tensor,
-            marks=known_bug("a tensor that is missing from the encoder becomes random numbers"),
-        ),
-        pytest.param(reshape_tensor, marks=known_bug(TEXT_BUG)),
-        pytest.param(truncate, marks=known_bug(TEXT_BUG)),
-        pytest.param(remove_weights, marks=known_bug(TEXT_BUG)),
-        pytest.param(remove_shard, marks=known_bug(TEXT_BUG)),
-        pytest.param(remove_config, marks=known_bug(TEXT_BUG)),
-        pytest.param(break_config, marks=known_bug(TEXT_BUG)),
+        drop_tensor,
+        reshape_tensor,
+        truncate,
+        remove_weights,
+        remove_shard,
+        remove_config,
+        break_config,
         remove_folder,
     ],
     ids=lambda damage: damage.__name__,
@@ -428,14 +411,12 @@ def test_missing_tokenizer_is_named(folder: Path) -> None:
     assert kept == {"meta"}, "all folders are found before the first tensor is read"
 
 
-@known_bug(TEXT_BUG)
 def test_empty_tokenizer_folder_is_named(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
     (folder / "tokenizer").mkdir()
     assert "tokenizer" in refused(folder)
 
 
-@known_bug("widths of encoder and denoiser are not compared; the first run fails in a matmul")
 def test_encoder_of_another_width_is_named(folder: Path) -> None:
     tokenizer = build_tokenizer(["a red cat"])
     shutil.rmtree(folder / "text_encoder")
@@ -443,7 +424,6 @@ def test_encoder_of_another_width_is_named(folder: Path) -> None:
     assert "text_encoder" in refused(folder)
 
 
-@known_bug("constructors raise ValueError or TypeError, which reach the user as a traceback")
 @pytest.mark.parametrize("field", [{"skip_y_embedder": True}, {"num_heads": 5}, {"depth": "two"}], ids=str)
 def test_config_that_no_model_can_have_is_named(field: dict[str, Any], folder: Path) -> None:
     config = folder / "transformer" / "config.json"
@@ -482,7 +462,6 @@ def test_denoiser_that_cannot_be_read_changes_nothing(folder: Path) -> None:
     assert {parameter.device.type for parameter in backbone.model.parameters()} == {"meta"}
 
 
-@known_bug("`load` promises to raise before anything was changed, but fills one part after another")
 def test_vae_that_cannot_be_read_changes_nothing(folder: Path) -> None:
     drop_tensor(folder / "vae")
     backbone = sketched(folder)
@@ -562,18 +541,13 @@ class HttpError(Exception):
     """Errors of the hub's HTTP client are no OSErrors: a proxy that refuses, a connection lost half-way."""
 
 
-DOWNLOAD_BUG = known_bug(
-    "only OSErrors are caught; the HTTP client's errors and bad names reach the user as a traceback"
-)
-
-
 @pytest.mark.parametrize(
     "error",
     [
         OSError("disk full"),
         ConnectionError("offline mode"),
-        pytest.param(HttpError("connection lost"), marks=DOWNLOAD_BUG),
-        pytest.param(HFValidationError("`--` in a name"), marks=DOWNLOAD_BUG),
+        HttpError("connection lost"),
+        HFValidationError("`--` in a name"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -626,7 +600,6 @@ def test_components_from_hub_repositories_of_their_own(
     assert [repo for repo, _ in online] == [f"some-one/{part}" for part in PARTS]
 
 
-@known_bug("a hub id is always sketched with the published sizes, even when it is in the cache")
 def test_hub_repository_of_another_size(saved: Path, online: list[tuple[str, dict[str, Any]]]) -> None:
     assert online == []
     assert_holds(loaded(HUB_ID), saved)
@@ -739,10 +712,7 @@ def test_video_gives_as_many_latent_frames_as_it_has(compile_tiny: CompileTiny, 
     assert all(mask is not None and mask[0].tolist() == [False] * 5 + [True] * 5 for mask in masks)
 
 
-MODE_BUG = known_bug("`read_frames` expects three colour channels: RuntimeError for grey pictures")
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "P", pytest.param("L", marks=MODE_BUG), pytest.param("LA", marks=MODE_BUG)])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA"])
 def test_pictures_of_every_kind_give_a_frame(mode: str, compile_tiny: CompileTiny, tmp_path: Path) -> None:
     reference = picture(tmp_path / "first.png", mode)
     compiled = compile_tiny("opensora", inputs={"reference": str(reference)})

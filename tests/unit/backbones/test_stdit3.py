@@ -340,9 +340,6 @@ def test_bfloat16_is_near_the_reference_in_bfloat16(half: STDiT3, state: origina
     assert float((ours - theirs).std() / theirs.std()) < 0.03
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the original's frequencies are a buffer that bfloat16 rounds; the engine keeps them in fp32"
-)
 def test_bfloat16_position_embedding_is_that_of_the_original(state: original.State) -> None:
     empty = {
         name: torch.zeros_like(tensor) if name.startswith("x_embedder") else tensor for name, tensor in state.items()

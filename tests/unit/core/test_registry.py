@@ -26,7 +26,7 @@ def test_every_backbone_has_a_tiny_twin() -> None:
 def test_a_module_without_a_technique_is_an_error() -> None:
     empty = types.ModuleType("empty")
     empty.__file__ = "empty.py"
-    with pytest.raises(ImportError, match="empty.py must define exactly one Technique, found 0"):
+    with pytest.raises(ImportError, match=r"empty\.py must define exactly one Technique, found 0"):
         registry._only_class(empty, Technique)
 
 

@@ -116,17 +116,11 @@ def test_levels_fall_from_one_towards_zero(
     assert all(now > then for now, then in pairwise([*times, 0.0]))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="float32 rounding of r u / (1 + (r - 1) u) at u = 1: no frame joins the first step"
-)
 def test_first_level_is_never_above_one() -> None:
     sizes = [(17, size, size) for size in range(16, 512, 16)]
     assert max(Rflow().times(run_shape(size, FP32))[0] for size in sizes) <= 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="height * width overflows float16, which `model.dtype` allows: all levels are NaN"
-)
 def test_levels_are_finite_in_float16() -> None:
     assert all(math.isfinite(time) for time in Rflow().times(run_shape(HD, torch.float16)))
 

@@ -1,0 +1,156 @@
+"""The model card of the embedded Open-Sora: what it generates for 64 prompts that nobody chose, and how it trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from engine.backbones.opensora.adapter import OpenSora, OpenSoraInputs
+from engine.denoise import Denoise
+from engine.spec import ModelChoice
+from engine.techniques.solvers.rflow import Rflow, euler
+from engine.zoo import emoji
+from engine.zoo.judge import judge_videos
+from engine.zoo.opensora import FPS, FRAMES, SIZE
+
+PROMPTS, SHOWN, BATCH = 64, 24, 8
+SETTINGS = {"steps": 30, "base_size": SIZE}
+GUIDANCE = 4.0
+
+
+def evaluation_prompts(seed: int = 1) -> list[str]:
+    """64 random captions of the training vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    things = torch.randperm(len(emoji.names()), generator=generator)[:PROMPTS].tolist()
+    ways = torch.randint(len(emoji.DIRECTIONS), (PROMPTS,), generator=generator).tolist()
+    return [emoji.caption(emoji.names()[thing], emoji.DIRECTIONS[way]) for thing, way in zip(things, ways, strict=True)]
+
+
+@torch.inference_mode()
+def generate(folder: Path, prompts: Sequence[str], seed: int) -> Tensor:
+    """Videos [b, 3, F, H, W] in 0..1 of the weights in `folder`, by the plain model."""
+    backbone = OpenSora.sketch(ModelChoice(backbone="opensora", weights=str(folder)))
+    backbone.load(torch.device("cpu"))
+    videos = []
+    for start in range(0, len(prompts), BATCH):
+        inputs = OpenSoraInputs(
+            prompts=list(prompts[start : start + BATCH]), num_frames=FRAMES, height=SIZE, width=SIZE, fps=FPS
+        )
+        run = backbone.shape(inputs, SETTINGS["steps"])
+        conditions = backbone.encode(inputs, run)
+
+        def predict(x: Tensor, t: float) -> Tensor:
+            rows = backbone.predict(x, t, conditions, backbone.branches)  # noqa: B023 - called within this turn
+            return backbone.combine(rows, backbone.branches, GUIDANCE)
+
+        seeds = [seed + start + index for index in range(run.batch)]
+        times = Rflow(**SETTINGS).times(run)
+        denoise = Denoise(predict, backbone.prediction, backbone.noise)
+        videos.append(backbone.decode(euler(backbone.initial_noise(run, seeds), times, denoise), run))
+    return torch.cat(videos)
+
+
+def sample_sheet(videos: Tensor, prompts: Sequence[str]) -> Image.Image:
+    """Five frames of every video beside one another, two videos a row, each under its prompt."""
+    edge, strip = 64, 14
+    frames = [round(index * (videos.shape[2] - 1) / 4) for index in range(5)]
+    sheet = Image.new("RGB", (2 * (5 * edge + 8), (len(prompts) + 1) // 2 * (edge + strip)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (video, prompt) in enumerate(zip(videos, prompts, strict=True)):
+        left, top = index % 2 * (5 * edge + 8), index // 2 * (edge + strip)
+        draw.text((left + 2, top + 1), prompt, fill="black")
+        row = torch.cat([video[:, frame] for frame in frames], dim=-1).permute(1, 2, 0)
+        sheet.paste(Image.fromarray((row * 255).round().byte().numpy()), (left, top + strip))
+    return sheet
+
+
+def loss_curves(work: Path, path: Path) -> None:
+    """Loss of every stage over its steps, smoothed over 20 records, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "engine"
+    from matplotlib import pyplot as plt
+
+    stages = [stage for stage in ("spatial_vae", "temporal_vae", "denoiser") if (work / f"{stage}.csv").exists()]
+    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained")
+    for axis, stage in zip(axes, stages, strict=True):
+        with (work / f"{stage}.csv").open(newline="") as file:
+            rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        losses = torch.tensor([loss for _, loss in rows])
+        window = min(20, len(losses))
+        smooth = losses.unfold(0, window, 1).mean(dim=1)
+        axis.plot([step for step, _ in rows][window - 1 :], smooth.tolist())
+        axis.set(title=stage, xlabel="step", ylabel="loss", yscale="log")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write_card(work: Path, out: Path) -> None:
+    """Generate, judge, and write README.md, samples.png and loss.svg beside the weights."""
+    prompts = evaluation_prompts()
+    videos = generate(out, prompts, seed=1000)
+    seen = judge_videos(videos, prompts)
+    sample_sheet(videos[:SHOWN], prompts[:SHOWN]).save(out / "samples.png", optimize=True)
+    loss_curves(work, out / "loss.svg")
+    facts = json.loads((out / "training.json").read_text())
+    sizes = {part: (out / part / "model.safetensors").stat().st_size for part in ("transformer", "vae", "text_encoder")}
+    stages = "\n".join(
+        f"| {stage} | {facts['recipe'][f'{stage}_steps']} | {minutes} |"
+        for stage, minutes in {name.removesuffix("_vae"): value for name, value in facts["minutes"].items()}.items()
+    )
+    (out / "README.md").write_text(
+        CARD.format(
+            prompts=PROMPTS,
+            object_seen=seen["object_seen"],
+            direction_seen=seen["direction_seen"],
+            sizes=", ".join(f"{part} {size / 1e6:.2f} MB" for part, size in sizes.items()),
+            seed=facts["recipe"]["seed"],
+            batch=facts["recipe"]["batch"],
+            clips=facts["recipe"]["bank_clips"],
+            stages=stages,
+            machine=f"{platform.machine()} CPU, 2 cores shared with other work",
+            shown=SHOWN,
+            guidance=GUIDANCE,
+            **SETTINGS,
+        )
+    )
+
+
+CARD = """# The embedded Open-Sora
+
+A small Open-Sora 1.2 (STDiT3 of 6 blocks, width 128; 2-D and causal temporal VAE; T5 v1.1 encoder), trained from
+nothing so that techniques can be run and measured without a download. Layout and tensor names are those of the
+published checkpoints. It knows one thing: 200 Noto emoji moving left, right, up or down over plain pale backgrounds,
+17 frames of 64x64. Quality says something about a technique's effect on *this* model, not about the published one.
+
+Sizes in fp16: {sizes}.
+
+## How well it does
+
+On {prompts} random captions of the training vocabulary (`engine.zoo.card`, {steps} steps, guidance {guidance}), the
+classifier in `../classifier` recognises the object in {object_seen:.0%} and the direction in {direction_seen:.0%} of
+the videos of the plain model. `samples.png` shows the first {shown} of them, unselected, five frames each.
+
+![samples](samples.png)
+
+## How it was trained
+
+`python -m engine.zoo.train opensora` (resumable), then `python -m engine.zoo.train card`. Seed {seed}, batch {batch},
+{clips} encoded clips for the denoiser; {machine}. Minutes are wall-clock on that shared machine.
+
+| stage | steps | minutes |
+| --- | --- | --- |
+{stages}
+
+![loss](loss.svg)
+
+Data and their licence: `engine/zoo/emoji_pictures`. The weights are under the project's licence, Apache-2.0.
+"""
