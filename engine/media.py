@@ -23,7 +23,7 @@ def read_frames(path: Path, size: tuple[int, int]) -> Tensor:
     """Frames of a picture or video file, scaled and cropped to (height, width): [3, F, H, W] in 0..1."""
     try:
         picture = path.suffix.lower() in PICTURES
-        frames = iio.imread(path, mode="RGB") if picture else iio.imread(path)
+        frames = iio.imread(path, mode="RGB") if picture else iio.imread(path, plugin="pyav")
     except (OSError, ValueError) as error:
         raise InvalidInput(
             Problem(

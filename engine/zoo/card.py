@@ -21,7 +21,7 @@ from engine.zoo.judge import judge_videos
 from engine.zoo.opensora import FPS, FRAMES, SIZE
 
 PROMPTS, SHOWN, BATCH = 64, 24, 8
-SETTINGS = {"steps": 30, "base_size": SIZE}
+SAMPLER = Rflow(steps=30, base_size=SIZE)
 GUIDANCE = 4.0
 
 
@@ -43,7 +43,7 @@ def generate(folder: Path, prompts: Sequence[str], seed: int) -> Tensor:
         inputs = OpenSoraInputs(
             prompts=list(prompts[start : start + BATCH]), num_frames=FRAMES, height=SIZE, width=SIZE, fps=FPS
         )
-        run = backbone.shape(inputs, SETTINGS["steps"])
+        run = backbone.shape(inputs, SAMPLER.steps)
         conditions = backbone.encode(inputs, run)
 
         def predict(x: Tensor, t: float) -> Tensor:
@@ -51,7 +51,7 @@ def generate(folder: Path, prompts: Sequence[str], seed: int) -> Tensor:
             return backbone.combine(rows, backbone.branches, GUIDANCE)
 
         seeds = [seed + start + index for index in range(run.batch)]
-        times = Rflow(**SETTINGS).times(run)
+        times = SAMPLER.times(run)
         denoise = Denoise(predict, backbone.prediction, backbone.noise)
         videos.append(backbone.decode(euler(backbone.initial_noise(run, seeds), times, denoise), run))
     return torch.cat(videos)
@@ -119,7 +119,7 @@ def write_card(work: Path, out: Path) -> None:
             machine=f"{platform.machine()} CPU, 2 cores shared with other work",
             shown=SHOWN,
             guidance=GUIDANCE,
-            **SETTINGS,
+            steps=SAMPLER.steps,
         )
     )
 

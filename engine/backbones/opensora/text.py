@@ -45,7 +45,9 @@ class T5Text:
 
     def __init__(self, encoder: Path, tokenizer: Path, length: int, channels: int, device: torch.device) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # the run shows its own
         width = read_config(encoder).get("d_model")
         if width != channels:
             raise missing(
