@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.names import fold, nearest
+
 if TYPE_CHECKING:
-    from catalog.record import Claim, Record
+    from catalog.schema import Claim, Record
 
 app = typer.Typer(
     add_completion=False,
@@ -99,7 +101,7 @@ def show(
     papers: Papers = None,
 ) -> None:
     """Show everything known of one paper."""
-    from catalog.record import PAPERS, fold, nearest
+    from catalog.record import PAPERS
 
     records = read(papers)
     known = {fold(name): record.id for record in records.values() for name in (record.id, record.abbreviation)}
@@ -134,7 +136,7 @@ def overview(record: Record) -> dict[str, Any]:
 
 def show_text(record: Record) -> None:
     """A record for people: facts first, then claims and corrections."""
-    from catalog.record import CONFIDENCE
+    from catalog.schema import CONFIDENCE
 
     print(f"{record.abbreviation}: {record.title}" if record.abbreviation not in record.title else record.title)
     print(", ".join(f"{author.given} {author.family}" for author in record.authors))

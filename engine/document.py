@@ -114,7 +114,7 @@ def parse(text: str, file: Path | None = None) -> Value:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         raise refuse(
-            f"the file holds a character that is no text (code {ord(error.character)})",
+            f"the file holds a character that is no text (code {error.character})",
             "remove it",
             _place_after(text[: error.position], file),
         ) from None
@@ -309,7 +309,13 @@ def load(path: Path, _chain: tuple[Path, ...] = ()) -> Value:
     if target in chain:
         loop = " -> ".join(step.name for step in (*chain, target))
         raise refuse(f"`extends` goes in a circle: {loop}", "remove one of the links", extends.place)
-    return merge(load(target, chain), value)
+    return merge(load(_as_typed(target, path), chain), value)
+
+
+def _as_typed(target: Path, path: Path) -> Path:
+    """`target` the way the user typed `path`: relative to the working folder, where that is possible."""
+    here = Path.cwd()
+    return target.relative_to(here) if target.is_relative_to(here) and not path.is_absolute() else target
 
 
 def _extended(root: Path, extends: Value) -> Path:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from support import ROOT, TECHNIQUES
 
-from catalog.record import Record, load_records
+from catalog.record import load_records
+from catalog.schema import Record
 from engine import document
 from engine.technique import Technique
 

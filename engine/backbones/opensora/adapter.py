@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from engine.backbones.base import Backbone, Inputs
 from engine.backbones.opensora import text
+from engine.backbones.opensora.sizes import LatentSizes
 from engine.backbones.opensora.stdit3 import STDiT3, STDiT3Block
-from engine.backbones.opensora.vae import OpenSoraVAE
 from engine.denoise import Given, RectifiedFlow
 from engine.errors import MissingWeights
 from engine.media import read_frames
@@ -25,9 +26,22 @@ from engine.spec import ModelChoice
 from engine.step import Branch, RunShape
 from engine.weights import Component, fitting, is_hub_id, locate, missing, place, read_config
 
+if TYPE_CHECKING:
+    from engine.backbones.opensora.vae import OpenSoraVAE
+
 TRANSFORMER, VAE = Component("transformer"), Component("vae")
 COMPONENTS = (TRANSFORMER, VAE, *text.COMPONENTS)
 CHUNK = 17
+TINY_VAE: Mapping[str, Any] = {
+    "spatial_block_out_channels": (8, 8, 8),
+    "spatial_layers_per_block": 1,
+    "spatial_norm_num_groups": 4,
+    "temporal_filters": 8,
+    "temporal_channel_multipliers": (1, 1, 1),
+    "temporal_downsample": (True, True),
+    "temporal_res_blocks": 1,
+    "temporal_norm_num_groups": 4,
+}
 STILL_FPS = 120
 
 
@@ -76,40 +90,39 @@ class OpenSora(Backbone):
 
     model: STDiT3
 
-    def __init__(self, choice: ModelChoice, model: STDiT3, vae: OpenSoraVAE) -> None:
+    def __init__(self, choice: ModelChoice, model: STDiT3, vae_config: Mapping[str, Any]) -> None:
         super().__init__(choice)
-        self.model, self.vae = model, vae
+        self.model, self.vae_config = model, vae_config
+        self.sizes = LatentSizes.of(vae_config)
         self.text: text.TextEncoder | None = None
 
     @classmethod
     def sketch(cls, choice: ModelChoice) -> Self:
         """Sizes from the weights' config.json where it is at hand, else those of the published checkpoint."""
         with torch.device("meta"):
-            model = _built(STDiT3, choice, TRANSFORMER)
-            vae = _built(OpenSoraVAE, choice, VAE)
-        return cls(choice, model, vae)
+            model = _built(STDiT3, _config(choice, TRANSFORMER), TRANSFORMER)
+        return cls(choice, model, _config(choice, VAE))
+
+    @cached_property
+    def vae(self) -> OpenSoraVAE:
+        """The VAE; built, and its code imported, only when a run needs it. In a sketch it is empty until `load`."""
+        from engine.backbones.opensora.vae import OpenSoraVAE
+
+        with torch.device(self.device), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return cast("OpenSoraVAE", _built(OpenSoraVAE, dict(self.vae_config), VAE))
 
     @classmethod
     def tiny(cls) -> Self:
         """Two block pairs of width 48 with random weights, and a VAE that halves the picture twice."""
-        generator_state = torch.random.get_rng_state()
-        torch.manual_seed(0)
-        model = STDiT3(depth=2, hidden_size=48, num_heads=2, caption_channels=16, model_max_length=8, input_sq_size=32)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.2)
-        vae = OpenSoraVAE(
-            spatial_block_out_channels=(8, 8, 8),
-            spatial_layers_per_block=1,
-            spatial_norm_num_groups=4,
-            temporal_filters=8,
-            temporal_channel_multipliers=(1, 1, 1),
-            temporal_downsample=(True, True),
-            temporal_res_blocks=1,
-            temporal_norm_num_groups=4,
-        )
-        torch.random.set_rng_state(generator_state)
-        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), vae.eval())
+        sizes = {"depth": 2, "hidden_size": 48, "num_heads": 2, "input_sq_size": 32}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = STDiT3(caption_channels=16, model_max_length=8, **sizes)
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    nn.init.normal_(parameter, std=0.2)
+        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), TINY_VAE)
         backbone.text = text.RandomText(model.config["caption_channels"], model.config["model_max_length"])
         backbone.device = torch.device("cpu")
         return backbone
@@ -158,7 +171,7 @@ class OpenSora(Backbone):
         """Sizes of a run; the prompt's token count is an estimate (a word and a third each)."""
         assert isinstance(inputs, OpenSoraInputs)
         pixels = (inputs.num_frames, inputs.height, inputs.width)
-        latent = self.vae.latent_shape(*pixels)
+        latent = self.sizes.latent_shape(*pixels)
         words = max(len(text.prepared(prompt, inputs.aesthetic_score).split()) for prompt in inputs.prompts)
         longest = int(self.model.config["model_max_length"])
         return RunShape(
@@ -298,9 +311,8 @@ class OpenSora(Backbone):
         return judge_videos(videos, inputs.prompts)
 
 
-def _built(kind: Any, choice: ModelChoice, component: Component) -> Any:
+def _built(kind: Any, config: dict[str, Any], component: Component) -> Any:
     """The component's model from its config; fields that other libraries add to the denoiser's are left out."""
-    config = _config(choice, component)
     if kind is STDiT3:
         known = inspect.signature(STDiT3.__init__).parameters
         config = {name: value for name, value in config.items() if name in known}

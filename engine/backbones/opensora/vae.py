@@ -25,6 +25,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from engine.backbones.opensora.sizes import HUB_RENAMED_FIELDS, LatentSizes
+
 __all__ = ["OpenSoraVAE", "TemporalVAE", "gaussian_sample"]
 
 # The original clamps log-variances so that exp() stays finite in half precision.
@@ -51,9 +53,6 @@ HUB_IGNORED_FIELDS = frozenset(
         "vae_temporal",
     }
 )
-
-# diffusers answers ``model.NAME`` with the config value when NAME is a config field, which would hide the buffers.
-HUB_RENAMED_FIELDS = {"shift": "latent_shift", "scale": "latent_scale"}
 
 
 class CausalConv3d(nn.Module):
@@ -325,11 +324,9 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
         self.register_buffer("scale", channel_buffer(latent_scale, latent_channels, "latent_scale"))
         self.register_buffer("shift", channel_buffer(latent_shift, latent_channels, "latent_shift"))
         self._in_channels = in_channels
-        self._latent_channels = latent_channels
-        self._spatial_levels = levels
+        self.sizes = LatentSizes(latent_channels, 2 ** (levels - 1), self.temporal_vae.time_factor, micro_frame_size)
         self._spatial_scaling_factor = spatial_scaling_factor
         self._micro_batch_size = micro_batch_size
-        self._micro_frame_size = micro_frame_size
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -341,27 +338,20 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
     @property
     def spatial_compression(self) -> int:
         """Pixels per latent cell along height and along width (8 for the hub checkpoint)."""
-        return int(2 ** (self._spatial_levels - 1))
+        return self.sizes.cell
 
     @property
     def temporal_compression(self) -> int:
         """Frames per latent frame within a chunk, before rounding up (4 for the hub checkpoint)."""
-        return self.temporal_vae.time_factor
+        return self.sizes.stride
 
     def chunk_frames(self, num_frames: int) -> list[int]:
-        """Frame counts of the temporal chunks of a video: full chunks, then the remainder if there is one."""
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-        size = self._micro_frame_size or num_frames
-        return [min(size, num_frames - start) for start in range(0, num_frames, size)]
+        """Frame counts of the temporal chunks of a video."""
+        return self.sizes.chunks(num_frames)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape ``(C, T, h, w)`` of the latents of ``num_frames`` frames of ``height`` x ``width`` pixels."""
-        factor = self.spatial_compression
-        if min(height, width) < factor:
-            raise ValueError(f"height and width must be at least {factor} pixels, got {height} x {width}")
-        frames = sum(self.temporal_vae.latent_frames(count) for count in self.chunk_frames(num_frames))
-        return self._latent_channels, frames, height // factor, width // factor
+        return self.sizes.latent_shape(num_frames, height, width)
 
     def encode(self, video: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
         """Latents ``[B, C, T, h, w]`` of ``video [B, 3, F, H, W]`` in [-1, 1].
@@ -384,7 +374,7 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
         """
         counts = self.chunk_frames(num_frames)
         sizes = [self.temporal_vae.latent_frames(count) for count in counts]
-        check_latents(latents, self._latent_channels, sum(sizes), num_frames)
+        check_latents(latents, self.sizes.channels, sum(sizes), num_frames)
         chunks = torch.split(self.denormalize(latents), sizes, dim=2)
         frames = [self.decode_temporal(chunk, count) for chunk, count in zip(chunks, counts, strict=True)]
         return self.decode_spatial(torch.cat(frames, dim=2), self._micro_batch_size)

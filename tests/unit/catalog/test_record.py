@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from catalog import record as module
-from catalog.record import PAPERS, InvalidRecords, Problem, Strict, fold, load_records, nearest
+from catalog import schema
+from catalog.document import Problem
+from catalog.names import fold, nearest
+from catalog.record import PAPERS, InvalidRecords, load_records
 
 RECORD = """\
 schema: 1
@@ -238,11 +240,11 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
 
 
 def test_every_key_is_described() -> None:
-    parts = [part for part in vars(module).values() if isinstance(part, type) and issubclass(part, BaseModel)]
+    parts = [part for part in vars(schema).values() if isinstance(part, type) and issubclass(part, BaseModel)]
     missing = [
         f"{part.__name__}.{name}"
         for part in parts
-        if part not in (BaseModel, Strict)
+        if part not in (BaseModel, schema.Strict)
         for name, field in part.model_fields.items()
         if not field.description
     ]
