@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from engine.backbones.opensora.vae import OpenSoraVAE, TemporalVAE, channels_to_time, gaussian_sample
+from engine.backbones.opensora.temporal_vae import TemporalVAE, channels_to_time
+from engine.backbones.opensora.vae import OpenSoraVAE, gaussian_sample
 
 TINY: dict[str, Any] = {
     "spatial_block_out_channels": (8, 8, 8),
