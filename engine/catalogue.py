@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from engine import registry
-from engine.backbones.base import Backbone
 from engine.errors import InvalidInput, Place, Problem, nearest
 from engine.spec import Spec
 from engine.technique import Stage, Technique
@@ -26,7 +25,7 @@ def technique_facts(slug: str | None = None) -> list[dict[str, Any]]:
             "paper": cls.paper,
             "family": cls.family,
             "stage": cls.stage.name,
-            "backbones": runs_on(cls),
+            "backbones": registry.backbones_with(cls.requires),
             "dynamic": cls.dynamic,
             "prepares": cls.prepares(),
             "parameters": fields_of(cls),
@@ -36,20 +35,6 @@ def technique_facts(slug: str | None = None) -> list[dict[str, Any]]:
         for name, cls in sorted(known.items())
         if slug in (None, name)
     ]
-
-
-def runs_on(cls: type[Technique]) -> list[str]:
-    """Backbones that have every kind of site the technique needs."""
-    return sorted(name for name, backbone in registry.backbones().items() if cls.requires <= set(site_kinds(backbone)))
-
-
-def site_kinds(cls: type[Backbone]) -> dict[str, int]:
-    """Kinds of site of a backbone, with their number in its tiny twin."""
-    tiny = cls.tiny()
-    counts: dict[str, int] = {}
-    for site in tiny.sites(tiny.shape(cls.inputs(prompts=["a"]), 2)):
-        counts[site.kind] = counts.get(site.kind, 0) + 1
-    return counts
 
 
 def fields_of(model: type[BaseModel]) -> Mapping[str, Any]:
@@ -73,7 +58,7 @@ def backbone_facts(name: str | None = None) -> list[dict[str, Any]]:
             "output": cls.output,
             "prediction": cls.prediction,
             "branches": [str(branch) for branch in cls.branches],
-            "sites": sorted(site_kinds(cls)),
+            "sites": sorted(registry.site_kinds(slug)),
             "inputs": fields_of(cls.inputs),
         }
         for slug, cls in sorted(known.items())

@@ -162,15 +162,14 @@ def _validated(draft: Draft, model: type[M], data: Mapping[str, Any], path: tupl
 def match(draft: Draft) -> None:
     """Sites of the model, and what each technique wraps; wrapping nothing is an error."""
     assert draft.backbone is not None and draft.inputs is not None and draft.sampler is not None
-    steps = getattr(draft.sampler.technique, "steps", 1)
-    draft.run = draft.backbone.shape(draft.inputs, steps)
+    draft.run = draft.backbone.shape(draft.inputs, draft.sampler.technique.predictions())
     draft.sites = draft.backbone.sites(draft.run)
     present = draft.backbone.capabilities(draft.sites)
     for entry in draft.entries:
         technique = entry.technique
         lacking = sorted(technique.requires - present)
         if lacking:
-            having = ", ".join(f"`{name}`" for name in _backbones_with(technique))
+            having = ", ".join(f"`{name}`" for name in registry.backbones_with(technique.requires))
             draft.report(
                 f"backbone `{draft.backbone.name}` has no {' and no '.join(lacking)}, which `{technique.slug}` needs",
                 f"use a backbone that has: {having}" if having else "remove it: no backbone here has that yet",
@@ -188,16 +187,6 @@ def match(draft: Draft) -> None:
             )
 
 
-def _backbones_with(technique: Technique) -> list[str]:
-    names = []
-    for name, cls in registry.backbones().items():
-        backbone = cls.tiny()
-        inputs = cls.inputs(prompts=["a"])
-        if technique.requires <= backbone.capabilities(backbone.sites(backbone.shape(inputs, 2))):
-            names.append(name)
-    return names
-
-
 def check(draft: Draft) -> None:
     """Stage rule, exclusions, and what each technique says of its own parameters."""
     assert draft.run is not None
@@ -209,13 +198,11 @@ def check(draft: Draft) -> None:
             line = "" if first is None else f" (first in line {first})"
             draft.report(f"`{technique.slug}` is listed twice{line}", "merge the two entries", *entry.path)
         seen.setdefault(technique.slug, entry)
-        for text in technique.check(draft.run):
-            rule, _, remedy = text.partition(" -> ")
+        for rule, remedy in technique.check(draft.run):
             draft.report(rule, remedy, *entry.path)
     sampler = draft.sampler
     assert sampler is not None
-    for text in sampler.technique.check(draft.run):
-        rule, _, remedy = text.partition(" -> ")
+    for rule, remedy in sampler.technique.check(draft.run):
         draft.report(rule, remedy, *sampler.path)
     for index, entry in enumerate(draft.entries):
         for other in [*draft.entries[:index], sampler]:

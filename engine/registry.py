@@ -13,6 +13,7 @@ from typing import TypeVar
 import engine.backbones
 import engine.techniques
 from engine.backbones.base import Backbone
+from engine.sites import SiteKind
 from engine.technique import Technique
 
 T = TypeVar("T")
@@ -33,6 +34,17 @@ def backbones() -> Mapping[str, type[Backbone]]:
             cls = _only_class(importlib.import_module(name), Backbone)  # type: ignore[type-abstract]
             found[cls.name] = cls
     return found
+
+
+def site_kinds(name: str) -> frozenset[SiteKind]:
+    """Kinds of site that a backbone has, read off its tiny twin."""
+    tiny = backbones()[name].tiny()
+    return tiny.capabilities(tiny.sites(tiny.shape(tiny.inputs(prompts=["a"]), 2)))
+
+
+def backbones_with(kinds: frozenset[SiteKind]) -> list[str]:
+    """Names of the backbones that have all these kinds of site."""
+    return sorted(name for name in backbones() if kinds <= site_kinds(name))
 
 
 @contextmanager

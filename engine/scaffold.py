@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,28 +70,17 @@ techniques:
 
 def scaffold(slug: str, family: str, backbone: str, root: Path) -> list[Path]:
     """Write `engine/techniques/<family>/<slug>.py` and `specs/<slug>_<backbone>.yaml`; overwrites nothing."""
-    problems = []
-    for word, key in ((slug, "SLUG"), (family, "--family")):
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", word) or keyword.iskeyword(word):
-            rule = f"`{word}` is no name for a Python module"
-            problems.append(Problem(rule, "use lower-case letters, digits and underscores", Place(key=key)))
-    known = registry.backbones()
-    if backbone not in known:
-        rule = f"there is no backbone `{backbone}`"
-        problems.append(Problem(rule, nearest(backbone, known), Place(key="--backbone")))
-    package = root / "engine" / "techniques"
-    if not package.is_dir():
-        rule = f"{package} is not there"
-        problems.append(Problem(rule, "run in the project's folder, or name it with --root", Place(key="--root")))
+    package, name = root / "engine" / "techniques", "".join(part.capitalize() for part in slug.split("_"))
     code, spec = package / family / f"{slug}.py", root / "specs" / f"{slug}_{backbone}.yaml"
+    problems = [*_unfit_names(slug, family, name), *_unfit_places(package, backbone)]
     there = [path for path in (code, spec) if path.exists()]
     problems += [Problem("the file exists already", "choose another name, or edit it", Place(path)) for path in there]
-    if slug in registry.techniques() and not there:
-        rule = f"there is a technique `{slug}` already, in the family {registry.techniques()[slug].family}"
+    known = registry.techniques()
+    if slug in known and not there:
+        rule = f"there is a technique `{slug}` already, in the family {known[slug].family}"
         problems.append(Problem(rule, "choose another name", Place(key="SLUG")))
     if problems:
         raise InvalidInput(problems)
-    name = "".join(part.capitalize() for part in slug.split("_"))
     texts = {
         code: TECHNIQUE.format(name=name, slug=slug, family=family),
         spec: SPEC.format(slug=slug, backbone=backbone),
@@ -100,6 +89,25 @@ def scaffold(slug: str, family: str, backbone: str, root: Path) -> list[Path]:
     if not marker.exists():
         texts = {marker: f'"""Techniques of the family {family}."""\n', **texts}
     return _written(texts)
+
+
+def _unfit_names(slug: str, family: str, name: str) -> Iterator[Problem]:
+    for word, key in ((slug, "SLUG"), (family, "--family")):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", word) or keyword.iskeyword(word):
+            rule = f"`{word}` is no name for a Python module"
+            yield Problem(rule, "use lower-case letters, digits and underscores", Place(key=key))
+    if re.search(rf"\b{re.escape(name)}\b", TECHNIQUE):
+        rule = f"the class of `{slug}` would be called `{name}`, like a name its file uses"
+        yield Problem(rule, "choose another name", Place(key="SLUG"))
+
+
+def _unfit_places(package: Path, backbone: str) -> Iterator[Problem]:
+    known = registry.backbones()
+    if backbone not in known:
+        yield Problem(f"there is no backbone `{backbone}`", nearest(backbone, known), Place(key="--backbone"))
+    if not package.is_dir():
+        remedy = "run in the project's folder, or name it with --root"
+        yield Problem(f"{package} is not there", remedy, Place(key="--root"))
 
 
 def _written(texts: Mapping[Path, str]) -> list[Path]:

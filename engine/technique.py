@@ -96,6 +96,10 @@ class Technique(BaseModel):
         """Calibrate, search or train; the tensors become the artefact."""
         raise NotImplementedError
 
+    def predictions(self) -> int:
+        """How often a run asks for a guided prediction, for techniques of stage TRAJECTORY."""
+        raise NotImplementedError
+
     def times(self, run: RunShape) -> list[float]:
         """Noise levels in 0..1, one a prediction, for techniques of stage TRAJECTORY."""
         raise NotImplementedError
@@ -108,8 +112,8 @@ class Technique(BaseModel):
         """What is left of `site` in `phase`; must agree with what `attach` does."""
         return KEEP_ALL
 
-    def check(self, run: RunShape) -> list[str]:
-        """What is wrong with these parameters for this run, each as "rule -> remedy"."""
+    def check(self, run: RunShape) -> list[tuple[str, str]]:
+        """What is wrong with these parameters for this run: (rule, remedy)."""
         return []
 
     @classmethod

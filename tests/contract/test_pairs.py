@@ -7,15 +7,15 @@ from itertools import combinations
 import pytest
 from support import BACKBONES, TECHNIQUES, tiny_request
 
-from engine.catalogue import runs_on
 from engine.compiler import compile_spec
 from engine.errors import InvalidInput
+from engine.registry import backbones_with
 from engine.technique import Stage
 
 PAIRS = [
     pytest.param(first.slug, second.slug, backbone, id=f"{first.slug}+{second.slug}-{backbone}")
     for first, second in combinations([cls for cls in TECHNIQUES.values() if cls.stage is not Stage.TRAJECTORY], 2)
-    for backbone in sorted(set(runs_on(first)) & set(runs_on(second)))
+    for backbone in sorted(set(backbones_with(first.requires)) & set(backbones_with(second.requires)))
 ]
 
 

@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.backbones.base import Backbone
-from engine.catalogue import runs_on
 from engine.compiler import Compiled, compile_spec
 from engine.errors import InvalidInput
 from engine.receipts import Trace, receipts, verdict
+from engine.registry import backbones_with
 from engine.runner import live_sites, opened
 from engine.sites import Site, SiteKind
 from engine.step import Branch, RunShape
@@ -30,7 +30,7 @@ CASES = [
     pytest.param(cls, backbone, id=f"{slug}-{backbone}")
     for slug, cls in sorted(TECHNIQUES.items())
     if cls.stage is not Stage.TRAJECTORY
-    for backbone in runs_on(cls)
+    for backbone in backbones_with(cls.requires)
 ]
 on_tiny = pytest.mark.parametrize(("cls", "backbone"), CASES)
 Compile = Callable[..., Compiled]

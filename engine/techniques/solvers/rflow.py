@@ -30,6 +30,10 @@ class Rflow(Technique):
     time_shift: bool = Field(True, description="Shift noise levels towards noise for large outputs, as Open-Sora does.")
     base_size: int = Field(512, ge=1, description="Edge in pixels of the square picture that is not shifted.")
 
+    def predictions(self) -> int:
+        """One a step."""
+        return self.steps
+
     def times(self, run: RunShape) -> list[float]:
         """Noise levels from 1 downwards; the step after the last one ends at 0."""
         levels = [1 - i / self.steps for i in range(self.steps)]

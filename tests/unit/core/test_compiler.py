@@ -1,0 +1,172 @@
+"""Order, conflicts, baselines and estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import BACKBONES, ROOT, tiny_request
+
+from engine import registry
+from engine.artefacts import Artefact
+from engine.compiler import Compiled, compile_spec
+from engine.cost import Share, kept_macs
+from engine.errors import InvalidInput
+from engine.execute import baseline_of
+from engine.sites import Site, SiteKind, Sites
+from engine.spec import load_spec
+from engine.step import Phase, RunShape
+from engine.technique import Stage, Technique
+
+Compile = Callable[..., Compiled]
+
+
+class Outer(Technique):
+    """Reuses whole blocks (arXiv 0000.00000)."""
+
+    slug = "outer"
+    family = "caching"
+    stage = Stage.REUSE
+    requires = frozenset({SiteKind.BLOCK})
+    excludes = {"banned": "both rewrite the same thing"}  # noqa: RUF012 - as subclasses write it
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        return [Phase("full" if index % 2 == 0 else "reuse") for index in range(run.steps)]
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden), lambda site: site.depth == 1)
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(float(phase.name == "full"))
+
+
+class Inner(Technique):
+    """Halves feed-forwards (arXiv 0000.00000)."""
+
+    slug = "inner"
+    family = "tokens"
+    stage = Stage.TOKENS
+    requires = frozenset({SiteKind.FEED_FORWARD})
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(0.5)
+
+
+class Rival(Inner):
+    """Also of stage TOKENS (arXiv 0000.00000)."""
+
+    slug = "rival"
+
+
+class Friend(Inner):
+    """Shares sites with `inner` (arXiv 0000.00000)."""
+
+    slug = "friend"
+    shares_with = frozenset({"inner"})
+
+
+class Banned(Inner):
+    """Excluded by `outer` (arXiv 0000.00000)."""
+
+    slug = "banned"
+
+
+@pytest.fixture(autouse=True)
+def fakes() -> Iterator[None]:
+    with registry.adding(Outer, Inner, Rival, Friend, Banned):
+        yield
+
+
+def test_order_is_by_stage_whatever_the_spec_says(compile_tiny: Compile) -> None:
+    for names in (("outer", "inner"), ("inner", "outer")):
+        plan = compile_tiny("opensora", *({name: None} for name in names)).plan
+        assert [technique.slug for technique in plan.techniques] == ["inner", "outer"]
+
+
+def test_shares_multiply_along_the_onion(compile_tiny: Compile) -> None:
+    """In reuse steps the block's inner sites cost nothing; elsewhere feed-forwards cost half."""
+    compiled = compile_tiny("opensora", {"inner": None}, {"outer": None})
+    sites = compiled.backbone.sites(compiled.run)
+    total = sum(site.macs for site in sites)
+    feeds = sum(site.macs for site in sites if site.kind is SiteKind.FEED_FORWARD)
+    name = next(site.name for site in sites if site.kind is SiteKind.BLOCK and site.depth == 1)
+    in_block = [site for site in sites if site.name.startswith(name)]
+    block = sum(site.macs for site in in_block)
+    block_feed = sum(site.macs for site in in_block if site.kind is SiteKind.FEED_FORWARD)
+    rows = compiled.run.batch * len(compiled.run.branches)
+    full, reuse = compiled.plan.steps[0].macs, compiled.plan.steps[1].macs
+    assert full == round((total - feeds / 2) * rows)
+    assert reuse == round((total - block - (feeds - block_feed) / 2) * rows)
+
+
+def test_kept_fractions_pass_inwards() -> None:
+    module: Any = None
+    sites = [
+        Site("a", SiteKind.BLOCK, module, macs=10),
+        Site("a.b", SiteKind.FEED_FORWARD, module, "a", macs=100),
+        Site("c", SiteKind.BLOCK, module, macs=1000),
+    ]
+    assert kept_macs(sites, {}) == 1110
+    assert kept_macs(sites, {"a": 0.5, "a.b": 0.5}) == 5 + 25 + 1000
+
+
+def test_two_of_one_stage_on_one_site_conflict(compile_tiny: Compile) -> None:
+    with pytest.raises(InvalidInput, match=r"`inner` and `rival` are both of stage TOKENS .* only one can own a site"):
+        compile_tiny("opensora", {"inner": None}, {"rival": None})
+
+
+def test_unless_one_names_the_other(compile_tiny: Compile) -> None:
+    assert len(compile_tiny("opensora", {"inner": None}, {"friend": None}).plan.techniques) == 2
+
+
+@pytest.mark.parametrize("names", [("outer", "banned"), ("banned", "outer")])
+def test_exclusions_hold_in_both_orders_with_their_reason(compile_tiny: Compile, names: tuple[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="`outer` cannot run with `banned`: both rewrite the same thing"):
+        compile_tiny("opensora", *({name: None} for name in names))
+
+
+def test_distinct_phases_are_the_graphs_to_expect(compile_tiny: Compile) -> None:
+    assert compile_tiny("opensora").plan.graphs == 1
+    assert compile_tiny("opensora", {"outer": None}).plan.graphs == 2
+
+
+def test_equal_requests_give_equal_plans(compile_tiny: Compile) -> None:
+    first, second = (compile_tiny("opensora", {"toca": None}).plan for _ in range(2))
+    assert first.canonical() == second.canonical() and first.digest == second.digest
+    assert compile_tiny("opensora", {"toca": {"interval": 4}}).plan.digest != first.digest
+
+
+def test_tuned_values_stand_between_defaults_and_the_spec(compile_tiny: Compile) -> None:
+    parameters = compile_tiny("opensora", {"toca": {"warmup": 5}}).plan.techniques[0].parameters
+    assert (parameters["warmup"], parameters["cross_interval"], parameters["fresh_threshold"]) == (5, 6, 3)
+
+
+def test_the_baseline_may_have_techniques_and_a_sampler_of_its_own() -> None:
+    request = tiny_request("opensora", [{"toca": None}])
+    compiled = compile_spec(request, BACKBONES["opensora"].tiny())
+    plain = baseline_of(request, compiled)
+    assert (plain.plan.techniques, plain.run.steps) == ([], compiled.run.steps)
+    assert plain.backbone is compiled.backbone
+    own = {"techniques": [{"fora": None}], "sampler": {"rflow": {"steps": 5}}}
+    other = request.spec.model_validate({**request.spec.model_dump(), "baseline": own})
+    changed = baseline_of(type(request)(other, request.value, request.path, request.profile), compiled)
+    assert ([entry.slug for entry in changed.plan.techniques], changed.run.steps) == (["fora"], 5)
+
+
+def test_profiles_and_changes_apply_on_top_of_one_another() -> None:
+    path = ROOT / "specs" / "toca_opensora.yaml"
+    request = load_spec(path, profile="scale", changes=["techniques.toca.interval=5", "inputs.height=240"])
+    assert request.spec.model.weights == "random"
+    assert request.spec.techniques[0] == {"toca": {"interval": 5, "cross_interval": 6, "fresh_ratio": 0.1}}
+    assert (request.spec.inputs["height"], request.spec.inputs["width"]) == (240, 854)
+
+
+def test_a_spec_outside_the_project_can_extend_a_shipped_base(tmp_path: Path) -> None:
+    spec = tmp_path / "mine.yaml"
+    spec.write_text("extends: models/opensora.yaml\ntechniques:\n  - fora: {interval: 2}\n")
+    assert compile_spec(load_spec(spec)).plan.techniques[0].slug == "fora"
