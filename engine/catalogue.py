@@ -87,8 +87,14 @@ def spec_schema() -> dict[str, Any]:
     overlay = {"type": "object", "description": "Overlays by name; `--profile NAME` applies one."}
     properties["profiles"] = overlay
     properties["extends"] = {"type": "string", "description": "A base file, relative to the specs folder."}
-    # A file that extends another needs none of the keys its base has.
-    schema.pop("required", None)
+    # A file that extends another needs none of the keys its base has, and may change its techniques by name.
+    for part in (schema, *schema["$defs"].values()):
+        part.pop("required", None)
+    by_name = {name: body for other in others for name, body in other["properties"].items()}
+    changes = {"type": "object", "properties": by_name, "additionalProperties": False}
+    properties["techniques"] = {"anyOf": [properties["techniques"], changes]}
+    schema["if"] = {"required": ["extends"]}
+    schema["else"] = {"required": ["model", "sampler"], "properties": {"techniques": {"type": "array"}}}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Engine spec"
     return schema

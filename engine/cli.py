@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from engine.errors import EngineError, InvalidInput, Place, Problem
+from engine.errors import EngineError, InvalidInput, Problem
 
 if TYPE_CHECKING:
     from engine.compiler import Compiled
@@ -25,7 +25,6 @@ app = typer.Typer(
 )
 out, err = Console(), Console(stderr=True)
 INTERRUPTED = 130
-DEVICES = ("auto", "cpu", "cuda")
 
 SpecPath = Annotated[Path, typer.Argument(help="Spec file, for example specs/toca_opensora.yaml.", show_default=False)]
 Profile = Annotated[str | None, typer.Option("--profile", help="Named overlay of the spec: embedded, paper, scale.")]
@@ -59,20 +58,12 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, allow_nan=False))
 
 
-def known_device(name: str) -> str:
-    """`name`, if `--device` can be that; looked at before the spec is read."""
-    if name not in DEVICES:
-        options = ", ".join(f"`{device}`" for device in DEVICES)
-        raise InvalidInput(Problem(f"there is no device `{name}`", f"use one of: {options}", Place(key="--device")))
-    return name
-
-
 def compiled_spec(path: Path, profile: str | None, changes: list[str] | None) -> Compiled:
-    """Read and compile a spec."""
-    from engine.compiler import compile_spec
+    """Read and compile a spec and its baseline."""
+    from engine.compiler import compile_both
     from engine.spec import load_spec
 
-    return compile_spec(load_spec(path, profile=profile, changes=changes or ()))
+    return compile_both(load_spec(path, profile=profile, changes=changes or ()))[0]
 
 
 @app.command()
@@ -88,7 +79,6 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a spec: accelerated beside its baseline, with receipts, timings and quality."""
-    known_device(device)
     from engine.execute import execute
     from engine.view import RunView
 
@@ -120,16 +110,25 @@ def plan(spec: SpecPath, profile: Profile = None, changes: Changes = None, as_js
 def check(
     specs: Annotated[list[Path], typer.Argument(help="Spec files.", show_default=False)], profile: Profile = None
 ) -> None:
-    """Check specs; every problem of every file is shown."""
-    failed = []
+    """Check specs in one profile or in all they have; every problem of every file is shown."""
+    from engine.spec import profiles_of
+
+    failed: list[Problem] = []
     for path in specs:
+        before = len(failed)
         try:
-            compiled = compiled_spec(path, profile, None)
+            profiles = [profile] if profile else profiles_of(path)
         except EngineError as error:
             failed += error.problems
             continue
-        names = ", ".join(entry.slug for entry in compiled.plan.techniques) or "plain"
-        print(f"ok: {path} ({compiled.plan.backbone}: {names})")
+        for name in profiles:
+            try:
+                compiled = compiled_spec(path, name, None)
+            except EngineError as error:
+                failed += [problem for problem in error.problems if problem not in failed]
+        if len(failed) == before:
+            names = ", ".join(entry.slug for entry in compiled.plan.techniques) or "plain"
+            print(f"ok: {path} ({compiled.plan.backbone}: {names}; {', '.join(profiles)})")
     if failed:
         raise InvalidInput(failed)
 
@@ -143,7 +142,6 @@ def prepare(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Make the artefacts (calibration, search, training) that a spec's techniques need."""
-    known_device(device)
     from engine.measure import choose_device
     from engine.prepare import prepare_all
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,10 +15,12 @@ from pydantic import BaseModel, ValidationError
 from engine import registry
 from engine.backbones.base import Backbone, Inputs
 from engine.cost import kept_macs
+from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
+from engine.lessons import problems_of
 from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, Sites
-from engine.spec import ModelChoice, Request, problems_of
+from engine.spec import ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
 
@@ -83,6 +85,25 @@ def compile_spec(request: Request, backbone: Backbone | None = None) -> Compiled
     schedule(draft)
     _stop(draft)
     return freeze(draft, estimate(draft))
+
+
+def baseline_of(request: Request, compiled: Compiled) -> Compiled:
+    """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
+    spec, other = request.spec, request.spec.baseline
+    plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
+    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone)
+
+
+def _baseline_value(value: Value) -> Value:
+    """The spec's value with the baseline's settings in the places of the run's, so that problems point at them."""
+    own = value.data.get("baseline")
+    return Value({**value.data, **own.data}, value.place) if own is not None and isinstance(own.data, dict) else value
+
+
+def compile_both(request: Request) -> tuple[Compiled, Compiled]:
+    """Both sides of a run; what is wrong with either shows before anything is loaded."""
+    compiled = compile_spec(request)
+    return compiled, baseline_of(request, compiled)
 
 
 def _stop(draft: Draft) -> None:

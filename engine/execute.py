@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled, compile_spec
+from engine.compiler import Compiled, compile_both
 from engine.measure import Comparison, Progress, check_memory, choose_device, compare
 from engine.prepare import find_artefacts
 from engine.receipts import verdict
 from engine.report import build_report, default_folder, output_folder, write_run
-from engine.spec import Request, load_spec
+from engine.runner import load_backbone
+from engine.spec import load_spec
 
 
 class View(Protocol):
@@ -27,13 +28,6 @@ class View(Protocol):
     def show_receipts(self, receipts: dict[str, Any]) -> None:
         """Show the receipts of a run that is about to fail."""
         ...
-
-
-def baseline_of(request: Request, compiled: Compiled) -> Compiled:
-    """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
-    spec, other = request.spec, request.spec.baseline
-    plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
-    return compile_spec(Request(plain, request.value, request.path, request.profile), compiled.backbone)
 
 
 def execute(
@@ -49,15 +43,15 @@ def execute(
 ) -> tuple[dict[str, Any], Path]:
     """Run `spec` and write its folder; returns the report and where it is. Everything is checked before loading."""
     request = load_spec(spec, profile=profile, changes=changes)
-    compiled = compile_spec(request)
+    compiled, plain = compile_both(request)
+    baseline = plain if with_baseline else None
     device = choose_device(device_name)
     check_memory(compiled, device)
     artefacts = find_artefacts(compiled)
-    baseline = baseline_of(request, compiled) if with_baseline else None
     where = folder or default_folder(spec)
     with output_folder(where) as scratch:
         done = view.progress("load weights", 1)
-        compiled.backbone.load(device)
+        load_backbone(compiled, device)
         done()
         comparison = compare(compiled, baseline, artefacts, repeats, view.progress)
         if comparison.receipts:

@@ -18,10 +18,11 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from engine.compiler import Compiled
-from engine.errors import Place, Problem, Unavailable
+from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.receipts import Trace, largest_difference, receipts
 from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
 
+DEVICES = ("auto", "cpu", "cuda")
 Progress = Callable[[str, int], Callable[[], None]]
 """`progress(what, steps)` starts a bar and returns the function that advances it by one."""
 
@@ -133,6 +134,9 @@ def similarity(videos: Tensor, reference: Tensor) -> dict[str, float | None]:
 
 def choose_device(name: str) -> torch.device:
     """The device that `--device` asks for."""
+    if name not in DEVICES:
+        options = ", ".join(f"`{device}`" for device in DEVICES)
+        raise InvalidInput(Problem(f"there is no device `{name}`", f"use one of: {options}", Place(key="--device")))
     if name == "cuda" and not torch.cuda.is_available():
         raise Unavailable(
             Problem(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.artefacts import Artefact, Bench, Store
 from engine.compiler import Compiled
-from engine.runner import opened
+from engine.runner import load_backbone, opened
 
 
 def facts_of(compiled: Compiled, upto: int) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def prepare_all(compiled: Compiled, device: torch.device, store: Store | None = 
     wanted = [index for index, entry in enumerate(compiled.entries) if entry.technique.prepares()]
     if not wanted:
         return {}
-    compiled.backbone.load(device)
+    load_backbone(compiled, device)
     made = {}
     for index in wanted:
         technique = compiled.entries[index].technique

@@ -15,6 +15,7 @@ from engine.artefacts import Artefact
 from engine.backbones.base import Backbone
 from engine.compiler import Compiled, branches_at
 from engine.denoise import Denoise
+from engine.errors import EngineError
 from engine.random import stream
 from engine.receipts import Trace
 from engine.sites import Attachment, Layer, Site, SiteKind, Sites, Track
@@ -115,6 +116,14 @@ class _Walk:
         rows = [before.index(branch) * batch + sample for branch in now for sample in range(batch)]
         device = self.opened.compiled.backbone.device
         self.opened.attachment.select_rows(torch.tensor(rows, device=device), len(before) * batch)
+
+
+def load_backbone(compiled: Compiled, device: torch.device) -> None:
+    """Load the weights; what is wrong with them is shown where the spec names them."""
+    try:
+        compiled.backbone.load(device)
+    except EngineError as error:
+        raise compiled.request.placed(error) from None
 
 
 @contextmanager

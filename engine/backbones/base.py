@@ -20,7 +20,7 @@ from engine.step import Branch, RunShape
 class Inputs(Strict):
     """Inputs every backbone takes; each adds its own."""
 
-    prompts: list[str] = Field(min_length=1, description="What to generate, one output a prompt.")
+    prompts: list[str] = Field(min_length=1, max_length=10_000, description="What to generate, one output a prompt.")
     guidance: float = Field(7.0, ge=1.0, description="Strength of classifier-free guidance; 1 turns it off.")
 
 

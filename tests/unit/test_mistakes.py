@@ -182,6 +182,31 @@ RANGES = [
     wrong("option", "weights: small", "dtype: fp16", "1:29 model.dtype", '`dtype` cannot be "fp16"', "mean `float16`?"),
     wrong("prompts empty", "[a red apple moving right]", "[]", "7:3 inputs.prompts", "has 0 entries", "at least 1"),
     wrong("frames", "num_frames: 17", "num_frames: 5", "8:3 inputs.num_frames", "`num_frames` is 5", "at least 17"),
+    wrong(
+        "frames without end",
+        "num_frames: 17",
+        "num_frames: 4611686018427387904",
+        "8:3 inputs.num_frames",
+        "out of range",
+        "at most 10000",
+    ),
+    wrong(
+        "in another profile",
+        "seed: 0",
+        "profiles: {paper: {sede: 1}}",
+        "11:20 sede",
+        "unknown key `sede`",
+        "mean `seed`?",
+        command="check",
+    ),
+    wrong(
+        "in the baseline",
+        "seed: 0",
+        "baseline: {techniques: [{toca: }, {fora: }]}",
+        "11:36 techniques.1.fora",
+        "both of stage REUSE",
+        "keep one",
+    ),
 ]
 NAMES = [
     wrong("backbone", "opensora", "open-sora", "1:9 model.backbone", "no backbone `open-sora`", "mean `opensora`?"),
@@ -207,7 +232,7 @@ NAMES = [
           "empty has no config.json", "copy it from the hub repository", files={"empty/read.me": ""}),
     wrong("weights lack a part", "small", "{transformer: small/transformer}", "1:29 model.weights", "names no `vae`",
           "add `vae: FOLDER or hub id`"),
-    wrong("hub without network", "small", HUB, "model.weights.text_encoder", "neither in the local hub cache nor",
+    wrong("hub without network", "small", HUB, "1:87 model.weights.text_encoder", "neither in the local hub cache nor",
           "download *.json, *.safetensors, *.bin from https://huggingface.co/org/t5", patch=offline),
     wrong("reference", "seed: 0", "  reference: apple.png", "11:3 inputs.reference", "there is no file apple.png",
           "name a picture or video file"),
@@ -367,7 +392,7 @@ def test_the_good_spec_is_good(home: Path) -> None:
     write(home, GOOD)
     with unchanged(home):
         result = engine("check", SPEC)
-    assert (result.exit_code, result.stdout) == (0, f"ok: {SPEC} (opensora: toca)\n")
+    assert (result.exit_code, result.stdout) == (0, f"ok: {SPEC} (opensora: toca; embedded)\n")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -430,7 +455,7 @@ def test_check_shows_the_problems_of_every_file_once(home: Path) -> None:
         result = engine("check", "specs/one.yaml", SPEC, "specs/two.yaml")
     places = sorted(rule.partition(" ")[0] for rule, _ in lessons(result))
     assert places == ["specs/base.yaml:11:1", "specs/one.yaml:2:1", "specs/two.yaml:2:1"]
-    assert result.stdout == f"ok: {SPEC} (opensora: toca)\n"
+    assert result.stdout == f"ok: {SPEC} (opensora: toca; embedded)\n"
 
 
 def test_nothing_is_written_when_loading_fails_after_the_output_folder_was_made(home: Path) -> None:

@@ -48,9 +48,9 @@ STILL_FPS = 120
 class OpenSoraInputs(Inputs):
     """Inputs of Open-Sora."""
 
-    num_frames: int = Field(51, ge=1, description="Frames of the video: 1 for a picture, else at least 17.")
-    height: int = Field(480, ge=16, description="Pixels.")
-    width: int = Field(854, ge=16, description="Pixels.")
+    num_frames: int = Field(51, ge=1, le=10_000, description="Frames of the video: 1 for a picture, else at least 17.")
+    height: int = Field(480, ge=16, le=16_384, description="Pixels.")
+    width: int = Field(854, ge=16, le=16_384, description="Pixels.")
     fps: int = Field(24, ge=1, le=120, description="Frames a second, seen by the model and used for the file.")
     aesthetic_score: float | None = Field(None, description="Appended to the prompt; the original writes 6.5.")
     reference: str | None = Field(None, description="Picture or video file that gives the first frames.")

@@ -28,7 +28,7 @@ class Rflow(Technique):
 
     steps: int = Field(30, ge=1, le=1000, description="Number of predictions.")
     time_shift: bool = Field(True, description="Shift noise levels towards noise for large outputs, as Open-Sora does.")
-    base_size: int = Field(512, ge=1, description="Edge in pixels of the square picture that is not shifted.")
+    base_size: int = Field(512, ge=1, le=16_384, description="Edge in pixels of the square that is not shifted.")
 
     def predictions(self) -> int:
         """One a step."""

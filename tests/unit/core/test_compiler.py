@@ -11,10 +11,9 @@ from support import BACKBONES, ROOT, tiny_request
 
 from engine import registry
 from engine.artefacts import Artefact
-from engine.compiler import Compiled, compile_spec
+from engine.compiler import Compiled, baseline_of, compile_spec
 from engine.cost import Share, kept_macs
 from engine.errors import InvalidInput
-from engine.execute import baseline_of
 from engine.sites import Site, SiteKind, Sites
 from engine.spec import load_spec
 from engine.step import Phase, RunShape
