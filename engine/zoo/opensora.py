@@ -24,7 +24,7 @@ from engine.zoo.files import save_half
 from engine.zoo.loop import Schedule, fit
 from engine.zoo.text import MAX_LENGTH, build_encoder, build_tokenizer, save_text_side
 
-FRAMES, SIZE, FPS = 17, 64, 12
+FRAMES, SIZE, FPS, STILL_FPS = 17, 64, 12, 120
 VAE_CONFIG = {
     "spatial_block_out_channels": [32, 64, 64],
     "spatial_layers_per_block": 1,
@@ -53,9 +53,11 @@ class Recipe:
     seed: int = 0
     spatial_steps: int = 2500
     temporal_steps: int = 1500
-    denoiser_steps: int = 7000
+    denoiser_steps: int = 6000
+    still_steps: int = 2500
     bank_clips: int = 3200
     batch: int = 16
+    still_batch: int = 64
 
 
 def reconstruction_loss(target: Tensor, output: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ class TextToVideo(nn.Module):
                 nn.init.zeros_(layer.weight)
 
 
-def flow_times(batch: int, generator: torch.Generator, shift: float = 1.5) -> Tensor:
+def flow_times(batch: int, generator: torch.Generator, shift: float = 2.2) -> Tensor:
     """Noise levels in (0, 1): logit-normal, one in five uniform, shifted towards noise. [B]."""
     normal = torch.randn(batch, generator=generator).sigmoid()
     uniform = torch.rand(batch, generator=generator)
@@ -189,23 +191,28 @@ def flow_times(batch: int, generator: torch.Generator, shift: float = 1.5) -> Te
 def train_denoiser(
     model: TextToVideo, tokenizer: T5TokenizerFast, bank: dict[str, Tensor], folder: Path, recipe: Recipe
 ) -> tuple[TextToVideo, float]:
-    """Rectified flow on the bank of normalised latents; one caption in ten is replaced by the null caption."""
+    """Rectified flow on the bank of normalised latents; one caption in ten is replaced by the null caption.
+
+    First single latent frames in large batches, which teach what things look like, then clips with some stills between.
+    """
     latents = bank["latents"]
     names, drop_rate = emoji.names(), 0.1
     averaged = copy.deepcopy(model)
-    sizes = torch.full((recipe.batch,), float(SIZE))
-    fps = torch.full((recipe.batch,), float(FPS))
 
-    def loss_of(_step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
-        clean = latents[rows].float()
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        still = step < recipe.still_steps or step % 4 == 3
+        batch = recipe.still_batch if still else recipe.batch
+        sizes, fps = torch.full((batch,), float(SIZE)), torch.full((batch,), float(STILL_FPS if still else FPS))
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        frame = torch.randint(latents.shape[2], (batch,), generator=generator)
+        clean = (latents[rows, :, frame][:, :, None] if still else latents[rows]).float()
         pairs = zip(bank["objects"][rows].tolist(), bank["directions"][rows].tolist(), strict=True)
         captions = [emoji.caption(names[thing], emoji.DIRECTIONS[way]) for thing, way in pairs]
         tokens = tokenizer(captions, padding="longest", return_tensors="pt")
         noise = torch.randn(clean.shape, generator=generator)
-        level = flow_times(recipe.batch, generator)
+        level = flow_times(batch, generator)
         spread = level[:, None, None, None, None]
-        dropped = torch.rand(recipe.batch, generator=generator) < drop_rate
+        dropped = torch.rand(batch, generator=generator) < drop_rate
         with torch.autocast("cpu", torch.bfloat16):
             text = model.encoder(**tokens).last_hidden_state.float()
             null = model.denoiser.y_embedder.null(text.shape[1])
@@ -222,7 +229,7 @@ def train_denoiser(
         velocity, _variance = output.chunk(2, dim=1)
         return F.mse_loss(velocity, clean - noise)
 
-    schedule = Schedule(recipe.denoiser_steps, learning_rate=1.5e-3, warmup=300, ema=0.9995)
+    schedule = Schedule(recipe.denoiser_steps, learning_rate=1.5e-3, warmup=300, ema=0.999)
     seconds = fit("denoiser", folder, model, averaged, loss_of, schedule, seed=recipe.seed + 3)
     return averaged, seconds
 
@@ -239,7 +246,9 @@ def train(work: Path, out: Path, recipe: Recipe) -> None:
     bank = build_bank(vae, work, recipe)
     sample = bank["latents"].float().transpose(0, 1).flatten(1)
     config["latent_shift"] = [round(value, 4) for value in sample.mean(dim=1).tolist()]
-    config["latent_scale"] = [round(value, 4) for value in sample.std(dim=1).tolist()]
+    # A channel that hardly varies holds hardly anything: blown up to unit variance it would only distract.
+    spread = sample.std(dim=1)
+    config["latent_scale"] = [round(value, 4) for value in spread.clamp(min=spread.max().item() / 2).tolist()]
     vae = _with_config(vae, config)
     bank["latents"] = vae.normalize(bank["latents"].float()).half()
     save_half(vae, out / "vae")
