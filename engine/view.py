@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -58,14 +58,16 @@ class RunView:
     def show_receipts(self, receipts: Mapping[str, Any]) -> None:
         """The receipts as a table."""
         self.bars.stop()
-        self.console.print(receipts_table(receipts))
+        for table in receipts_tables(receipts):
+            self.console.print(table)
+        self.console.print(receipts_summary(receipts))
 
     def show_report(self, report: Mapping[str, Any], where: Path) -> None:
         """Summary of a finished run."""
         self.bars.stop()
         if "baseline" in report:
             self.console.print(comparison_table(report))
-            self.console.print(receipts_table(report["receipts"]))
+            self.show_receipts(report["receipts"])
         else:
             side = report["accelerated"]
             self.console.print(
@@ -99,27 +101,31 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def receipts_table(receipts: Mapping[str, Any]) -> Table:
-    """Planned beside done, for every technique and kind of site."""
-    table = Table(title="receipts: evaluations planned and done (sites x steps)")
-    for column in ("technique", "kind", "sites", "full", "partial", "reused", "tokens recomputed", "as planned"):
-        table.add_column(column)
+def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
+    """Planned beside done, a table for each technique, a row for each kind of site."""
     for slug, technique in receipts["techniques"].items():
+        table = Table(title=f"receipts of {slug}: evaluations, sites x steps")
+        for column in ("kind", "sites", "full", "partial", "reused", "tokens recomputed", "as planned"):
+            table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=column == "kind")
         for kind, entry in technique["kinds"].items():
             planned, done = entry["planned"], entry["done"]
-            cells = [
-                f"{done.get(label, 0)}"
-                + ("" if done.get(label) == planned.get(label) else f" (of {planned.get(label, 0)})")
-                for label in ("full", "partial", "reused")
-            ]
+            cells = [_counted(done.get(label, 0), planned.get(label, 0)) for label in ("full", "partial", "reused")]
             agreed = "yes" if planned == done else "no"
-            table.add_row(slug, kind, str(entry["sites"]), *cells, f"{entry['tokens_recomputed']:,}", agreed)
-    table.caption = (
+            table.add_row(kind, str(entry["sites"]), *cells, f"{entry['tokens_recomputed']:,}", agreed)
+        yield table
+
+
+def _counted(done: int, planned: int) -> str:
+    return str(done) if done == planned else f"{done} (of {planned})"
+
+
+def receipts_summary(receipts: Mapping[str, Any]) -> str:
+    """What the receipts say of the whole run."""
+    return (
         f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
     )
-    return table
 
 
 def show_plan(console: Console, plan: Plan) -> None:

@@ -53,7 +53,7 @@ class Recipe:
     seed: int = 0
     spatial_steps: int = 2500
     temporal_steps: int = 1500
-    denoiser_steps: int = 6000
+    denoiser_steps: int = 7000
     still_steps: int = 2500
     bank_clips: int = 3200
     batch: int = 16

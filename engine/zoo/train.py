@@ -21,7 +21,7 @@ def opensora(
     seed: int = 0,
     spatial_steps: int = 2500,
     temporal_steps: int = 1500,
-    denoiser_steps: int = 6000,
+    denoiser_steps: int = 7000,
 ) -> None:
     """Train the embedded Open-Sora (about two hours on 2 CPU cores)."""
     from engine.zoo.opensora import Recipe, train
