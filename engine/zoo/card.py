@@ -118,6 +118,7 @@ def write_card(work: Path, out: Path) -> None:
             still_batch=facts["recipe"]["still_batch"],
             clips=facts["recipe"]["bank_clips"],
             stages=stages,
+            notes="".join(f"\n{note}\n" for note in facts.get("notes", ())),
             machine=f"{platform.machine()} CPU, 2 cores shared with other work",
             shown=SHOWN,
             guidance=GUIDANCE,
@@ -153,7 +154,7 @@ step on stills; {machine}. Minutes are wall-clock on that shared machine.
 | stage | steps | minutes |
 | --- | --- | --- |
 {stages}
-
+{notes}
 ![loss](loss.svg)
 
 Data and their licence: `engine/zoo/emoji_pictures`. The weights are under the project's licence, Apache-2.0.
