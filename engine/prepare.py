@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,7 @@ def prepare_all(compiled: Compiled, device: torch.device, store: Store | None = 
 
 def plain_latents(compiled: Compiled, seed: int) -> Tensor:
     """Latents of the plain model."""
-    plain = Compiled(
-        compiled.plan, compiled.request, compiled.backbone, compiled.inputs, compiled.run, compiled.sampler, ()
-    )
-    with opened(plain) as side:
+    with opened(replace(compiled, entries=())) as side:
         return side.generate([seed + index for index in range(compiled.run.batch)])
 
 

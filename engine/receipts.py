@@ -79,8 +79,9 @@ def _added(compiled: Compiled, index: int) -> int:
 def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference: float) -> dict[str, Any]:
     """The receipts as plain data. `difference` is the largest absolute difference of latents to the baseline's."""
     actual = done_macs(compiled, sites, trace)
+    planned = [planned_shares(compiled, sites, index) for index in range(compiled.run.steps)]
     per_technique = {
-        entry.technique.slug: _technique_receipt(compiled, entry.technique, entry.wraps, entry.phases, trace)
+        entry.technique.slug: _technique_receipt(entry.technique, entry.wraps, entry.phases, trace, planned)
         for entry in compiled.entries
     }
     return {
@@ -96,8 +97,24 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
     }
 
 
+def planned_shares(compiled: Compiled, sites: Sequence[Site], index: int) -> dict[str, float]:
+    """Share of every site to be evaluated at a step, by all techniques together, at the site and further out."""
+    shares: dict[str, float] = {"": 1.0}
+    own: dict[str, float] = defaultdict(lambda: 1.0)
+    for entry in compiled.entries:
+        for site in {site.name: site for site, _ in entry.wraps}.values():
+            own[site.name] *= entry.technique.share(site, entry.phases[index], compiled.run).kept
+    for site in sites:
+        shares[site.name] = shares[site.inside] * own[site.name]
+    return shares
+
+
 def _technique_receipt(
-    compiled: Compiled, technique: Technique, wraps: Sequence[Any], phases: Sequence[Any], trace: Trace
+    technique: Technique,
+    wraps: Sequence[Any],
+    phases: Sequence[Any],
+    trace: Trace,
+    shares: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
     sites = {site.name: site for site, _ in wraps if site.kind is not SiteKind.KERNEL}
     by_kind: dict[str, list[Site]] = defaultdict(list)
@@ -109,8 +126,8 @@ def _technique_receipt(
         done: Counter[str] = Counter()
         tokens = 0
         rows = []
-        for phase, step in zip(phases, trace.steps, strict=False):
-            planned.update(_label(technique.share(site, phase, compiled.run).kept) for site in members)
+        for planned_share, step in zip(shares, trace.steps, strict=False):
+            planned.update(_label(planned_share[site.name]) for site in members)
             labels = Counter(_label(share_done(step, site)) for site in members)
             done.update(labels)
             tokens += sum(step.evaluated[site.name] for site in members)

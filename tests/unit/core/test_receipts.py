@@ -135,3 +135,24 @@ def test_dropped_branches_narrow_the_batch_and_the_memories(compile_tiny: Compil
         assert [step.rows for step in trace.steps] == [4] * 4 + [2] * 4
         done = receipts(compiled, live_sites(compiled, side.call), trace, 1.0)
     assert done["macs"] == pytest.approx(compiled.plan.estimate.macs, rel=1e-6)
+
+
+class Blocks(Fake):
+    """Skips every other block's work for tests, further out than `fake` (arXiv 0000.00003)."""
+
+    slug = "blocks"
+    stage = Stage.PLACE
+    requires = frozenset({SiteKind.BLOCK})
+    interval: int = 4
+
+    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+        sites.wrap(SiteKind.BLOCK, self.around, lambda site: site.depth % 2 == 1)
+
+
+def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_tiny: Compile) -> None:
+    """`fake` alone evaluates 4 feed-forwards in every other step; inside reused blocks it evaluates none."""
+    with registry.adding(Blocks):
+        done = judged(compile_tiny("opensora", {"fake": None}, {"blocks": None}))
+    kinds = done["techniques"]["fake"]["kinds"]["feed_forward"]
+    assert kinds["done"] == kinds["planned"] == {"full": 2 * 4 + 2 * 2, "reused": 4 * 8 - 12}
+    assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
