@@ -5,6 +5,7 @@ The engine reads its specs by its own code: `catalog` and `engine` import nothin
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 10
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times faster where it is built in
+# Control signs, soft hyphens, signs without width, signs that turn the direction of writing, unreadable letters.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufffd\ufeff]")
+TEXT = "tag:yaml.org,2002:str"
+TODO = re.compile(r"\bTODO\b")
 Keys = tuple[str | int, ...]
 
 
@@ -40,6 +46,7 @@ class Document:
         self.marks: dict[Keys, tuple[int, int]] = {(): (1, 1)}
         self.problems: list[Problem] = []
         self._seen: set[int] = set()
+        self._constructor = yaml.constructor.SafeConstructor()
         self.data = self._read()
 
     def report(self, at: Keys, rule: str, remedy: str) -> None:
@@ -50,18 +57,28 @@ class Document:
     def _read(self) -> Any:
         try:
             text = self.file.read_bytes().decode("utf-8")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = yaml.compose(text, Loader=LOADER)
+        except OSError as error:
+            return self.report((), f"the file cannot be read: {error.strerror}", "check what it is and who may read it")
         except UnicodeDecodeError:
             return self.report((), "the file is not UTF-8", "save it as UTF-8 text")
         except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            self.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            return self.report((), f"this is not valid YAML: {getattr(error, 'problem', error)}", "mend the syntax")
+            return self._invalid(error, text)
         if not isinstance(node, yaml.MappingNode):
             return self.report((), "a record is a mapping of keys to values", "write `key: value` lines")
-        if not unicodedata.is_normalized("NFC", text):
-            self.report((), "the text is not in Unicode normal form C", "write accented letters as one character")
+        for number, line in enumerate(() if unicodedata.is_normalized("NFC", text) else text.split("\n"), 1):
+            if not unicodedata.is_normalized("NFC", line):
+                rule, remedy = "the text is not in Unicode normal form C", "write accented letters as one character"
+                self.problems.append(Problem(self.file, number, 1, "", rule, remedy))
         return self._plain(node, ())
+
+    def _invalid(self, error: Exception, text: str) -> None:
+        """Report what the parser says, at its place; libyaml counts a line after the last one."""
+        mark, lines = getattr(error, "problem_mark", None), text.splitlines()
+        if mark:
+            self.marks[()] = (mark.line + 1, mark.column + 1) if mark.line < len(lines) else (len(lines), 1)
+        cause = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        self.report((), f"this is not valid YAML: {cause}", "mend the syntax")
 
     def _plain(self, node: yaml.Node, at: Keys) -> Any:
         self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
@@ -74,22 +91,43 @@ class Document:
             return self._mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*at, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, at)
+
+    def _scalar(self, node: yaml.Node, at: Keys) -> Any:
         try:
-            data = yaml.SafeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError):
+            data = self._constructor.construct_object(node) if node.tag != TEXT else node.value
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # the last two: !!bool and !!timestamp
             return self.report(at, f"`{node.value}` is no value of the kind it looks like", "mend or quote it")
+        if isinstance(data, str):
+            self._text(data, at)
         if isinstance(data, bool) and node.value not in ("true", "false"):
             self.report(at, f"YAML reads `{node.value}` as {str(data).lower()}", "write true or false, or quote it")
         return data
 
+    def _text(self, text: str, at: Keys) -> None:
+        """Report what no text of a finished record holds."""
+        if match := UNSEEN.search(text):
+            rule = f"the text holds the unseen or unreadable character U+{ord(match[0]):04X}"
+            self.report(at, rule, "remove it, or write the letter that was meant")
+        if TODO.search(text):
+            self.report(at, f"`{text}` is still to do", "write what the comment beside it asks for")
+
     def _mapping(self, node: yaml.MappingNode, at: Keys) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            place = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                rule = "a key is a list or a mapping"
+                self.problems.append(Problem(self.file, *place, ".".join(map(str, at)), rule, "write one word"))
+                continue
             key = str(key_node.value)
             if key in data:
-                self.report((*at, key), f"the key `{key}` stands twice", "remove one of them")
+                rule = f"the key `{key}` stands twice"
+                self.problems.append(
+                    Problem(self.file, *place, ".".join(map(str, (*at, key))), rule, "remove one of them")
+                )
                 continue
-            # Point at the key: that is where a reader looks.
-            self.marks[*at, key] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            self.marks[*at, key] = place  # point at the key: that is where a reader looks
+            self._text(key, (*at, key))
             data[key] = self._plain(value_node, (*at, key))
         return data

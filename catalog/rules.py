@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationInfo, field_validator
+from rapidfuzz import fuzz
 
 from catalog.document import Document, Keys
-from catalog.names import fold, nearest
-from catalog.schema import Block, Claim, Correction, Identifiers, Link, Publication, Record, Relation, Tags, primary
+from catalog.names import fold, nearest, tokens
+from catalog.schema import Author, Block, Claim, Correction, Identifiers, Link, Publication, Record, Relation, Tags
+from catalog.vocabulary import Vocabularies
 
 
 class Finding(NamedTuple):
@@ -30,12 +34,18 @@ class BrokenRules(ValueError):
         self.findings = findings
 
 
+MARKUP = re.compile(r"</?[A-Za-z][^>]*>|\\[A-Za-z\"'^`~=.]|[{}]")
+ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(?P<number>\d{4}\.\d{4,5})(?P<version>v\d+)?", re.IGNORECASE)
+NEIGHBOURS = 3  # titles are compared with the next ones in order of their beginnings and of their ends
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the rules of one record need to know outside it."""
 
     file: Path
     ids: frozenset[str]
+    vocabularies: Vocabularies
 
     @property
     def project(self) -> Path:
@@ -55,17 +65,25 @@ def id_rules(value: str, info: ValidationInfo) -> Iterator[Finding]:
 
 
 def publication_rules(publications: list[Publication], info: ValidationInfo) -> Iterator[Finding]:
-    """One appearance is the primary one, and preprints are as old as their arXiv number says."""
+    """One appearance is the primary one, each is of its venue's kind, and preprints are as old as their number."""
     marked = sum(publication.primary for publication in publications)
     if marked != 1:
         yield Finding((), f"{marked} publications are primary", "mark exactly one with `primary: true`")
-    number = arxiv_number(info)
+    for index, publication in enumerate(publications):
+        kind = around(info).vocabularies["venues"][publication.venue].kind
+        if kind != publication.kind:
+            rule = f"{publication.venue} is not a {publication.kind}"
+            yield Finding((index, "kind"), rule, f"write `{kind}`, or name another venue")
+    yield from preprint_rules(publications, arxiv_number(info))
+
+
+def preprint_rules(publications: list[Publication], number: str | None) -> Iterator[Finding]:
+    """Preprints are as old as their arXiv number says."""
     if number is None:
         return
     year, month = 2000 + int(number[:2]), int(number[2:4])
     for index, publication in enumerate(publications):
-        dated = (publication.year, publication.month or month)
-        if publication.venue == "arxiv" and dated != (year, month):
+        if publication.venue == "arxiv" and (publication.year, publication.month or month) != (year, month):
             rule = f"the preprint is dated otherwise than its number {number}"
             yield Finding((index, "year"), rule, f"write year {year}, month {month}, or mend `identifiers.arxiv`")
 
@@ -76,7 +94,8 @@ def link_rules(links: list[Link], info: ValidationInfo) -> Iterator[Finding]:
         yield Finding((), "no link leads to the paper", "add a link of kind `paper`")
     first, number = first_year(info), arxiv_number(info)
     for index, link in enumerate(links):
-        if number and "//arxiv.org/" in link.url and number not in link.url:
+        linked = ARXIV.search(link.url)
+        if number and linked and linked["number"] != number:
             rule = f"the link leads to another paper than {number}"
             yield Finding((index, "url"), rule, f"write https://arxiv.org/abs/{number}, or mend `identifiers.arxiv`")
         if link.checked and link.checked.year < first:
@@ -120,20 +139,40 @@ def claim_rules(claims: list[Claim], info: ValidationInfo) -> Iterator[Finding]:
 
 
 def correction_rules(corrections: list[Correction], info: ValidationInfo) -> Iterator[Finding]:
-    """Where the original list says something else than the record, exactly that is in the corrections."""
-    facts = listed_and_recorded(info)
-    first = first_year(info)
+    """Corrections are younger than the paper, change something, and belong to a paper of the original list."""
+    first, seed = first_year(info), info.data.get("seed")
     for index, correction in enumerate(corrections):
         if correction.date.year < first:
             yield Finding((index, "date"), f"{correction.date} is before the paper of {first}", "mend the date")
-        was, now = facts.pop(correction.field, (correction.was, correction.now))
-        if (correction.was, correction.now) != (was, now):
-            rule = f"the list has the {correction.field} `{was}`, the record `{now}`"
-            yield Finding((index,), rule, "say just that in `was` and `now`")
-    for name, (was, now) in facts.items():
-        if was != now:
-            rule = f"the list has the {name} `{was}`, the record `{now}`, and no correction says why"
-            yield Finding((), rule, "add the correction and its evidence")
+        if correction.was == correction.now:
+            yield Finding((index, "now"), "`was` and `now` are the same", "say what changed, or remove the correction")
+        if "seed" not in info.data:  # it broke a rule itself
+            continue
+        if seed is None:
+            yield Finding((index,), "the paper is not in the original list", "remove the correction, or add `seed`")
+        elif unknown := set(correction.entries or ()) - set(seed.entries):
+            rule = f"{', '.join(sorted(unknown))} is not among `seed.entries`"
+            yield Finding((index, "entries"), rule, nearest(min(unknown), seed.entries))
+
+
+def title_rules(title: str, info: ValidationInfo) -> Iterator[Finding]:
+    """Titles are plain text."""
+    yield from markup_in(title, ())
+
+
+def author_rules(authors: list[Author], info: ValidationInfo) -> Iterator[Finding]:
+    """Names are plain text, and nobody is called `others`."""
+    for index, author in enumerate(authors):
+        yield from markup_in(author.name, (index,))
+        if fold(author.name) in ("others", "andothers", "etal"):
+            yield Finding((index,), "`others` is no author", "name all authors")
+
+
+def markup_in(text: str, at: Keys) -> Iterator[Finding]:
+    """HTML tags and LaTeX in what should be plain Unicode text."""
+    match = MARKUP.search(text)
+    if match:
+        yield Finding(at, f"`{match[0]}` is markup", "write plain Unicode text, such as ³ or ü")
 
 
 def around(info: ValidationInfo) -> Surroundings:
@@ -154,16 +193,10 @@ def first_year(info: ValidationInfo) -> int:
     return min((publication.year for publication in publications), default=0)
 
 
-def listed_and_recorded(info: ValidationInfo) -> dict[str, tuple[str, str]]:
-    """Title and venue, each as the original list has it and as the record has it."""
-    seed, title, publications = (info.data.get(name) for name in ("seed", "title", "publications"))
-    if seed is None or title is None or publications is None:
-        return {}
-    return {"title": (seed.title or title, title), "venue": (seed.venue, primary(publications).label)}
-
-
 RULES: dict[str, Callable[[Any, ValidationInfo], Iterator[Finding]]] = {
     "id": id_rules,
+    "title": title_rules,
+    "authors": author_rules,
     "publications": publication_rules,
     "links": link_rules,
     "technique": technique_rules,
@@ -184,15 +217,104 @@ class CheckedRecord(Record):
         return value
 
 
-def report_doubles(documents: list[Document], at: Keys) -> None:
-    """A value at `at` that two records share, however it is spelled."""
+SIMILAR = 92.0  # rapidfuzz score from which two titles are taken for one
+
+
+def report_doubles(documents: list[Document]) -> None:
+    """What two records must not share: abbreviation, arXiv version, DOI, OpenReview id, title, link to the paper."""
+    report_shared(documents, partial(shared_at, at=("abbreviation",), form=fold))
+    report_shared(documents, partial(shared_at, at=("identifiers", "doi"), form=str.casefold))
+    report_shared(documents, partial(shared_at, at=("identifiers", "openreview"), form=str))
+    report_shared(documents, paper_addresses)
+    report_same_arxiv(documents)
+    report_similar_titles(documents)
+
+
+class Shared(NamedTuple):
+    """Something that one record may have: where it stands, as written, and the form in which it is compared."""
+
+    at: Keys
+    text: str
+    form: str
+
+
+def report_shared(documents: list[Document], values: Callable[[Document], Iterable[Shared]]) -> None:
+    """Records with a value of the same form."""
     first: dict[str, Document] = {}
     for document in documents:
-        value = document.data
-        for key in at:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, str):
+        for value in values(document):
+            other = first.setdefault(value.form, document)
+            if other is not document:
+                report_double(document, value.at, value.text, other)
+
+
+def report_double(document: Document, at: Keys, text: str, other: Document) -> None:
+    """Note that `text` is in two records."""
+    document.report(at, f"`{text}` is also in {other.file.name}", "change one, or merge the records")
+
+
+def report_same_arxiv(documents: list[Document]) -> None:
+    """Records with one arXiv number, unless each is about a version of its own."""
+    first: dict[str, dict[str, Document]] = {}
+    for document in documents:
+        number, version = arxiv_version(document)
+        if number is None:
             continue
-        other = first.setdefault(fold(value), document)
-        if other is not document:
-            document.report(at, f"`{value}` is also in {other.file.name}", "change one, or merge the records")
+        others = first.setdefault(number, {})
+        clashing = others.get(version) or others.get("") or (None if version else next(iter(others.values()), None))
+        if clashing:
+            report_double(document, ("identifiers", "arxiv"), number + version, clashing)
+        others.setdefault(version, document)
+
+
+def report_similar_titles(documents: list[Document]) -> None:
+    """Pairs of titles that differ by little more than spelling, unless the records are about versions of one paper."""
+    titled = [(document, title) for document in documents if (title := value_at(document, ("title",)))]
+    folded = [" ".join(tokens(title)) for _, title in titled]
+    for index, neighbour in sorted(neighbours(folded)):
+        (first, _), (second, title) = titled[index], titled[neighbour]
+        number, _ = arxiv_version(first)
+        versions = number is not None and number == arxiv_version(second)[0]
+        if not versions and fuzz.ratio(folded[index], folded[neighbour], score_cutoff=SIMILAR):
+            second.report(("title",), f"`{title}` is nearly the title of {first.file.name}", "merge the records")
+
+
+def neighbours(texts: list[str]) -> set[tuple[int, int]]:
+    """Pairs of texts (the lower index first) that begin or end so alike that they may be spellings of one."""
+    pairs: set[tuple[int, int]] = set()
+    for spelled in (texts, [text[::-1] for text in texts]):
+        order = sorted(range(len(texts)), key=spelled.__getitem__)
+        for step in range(1, NEIGHBOURS + 1):
+            pairs |= {(min(pair), max(pair)) for pair in zip(order, order[step:], strict=False)}
+    return pairs
+
+
+def value_at(document: Document, at: Keys) -> str | None:
+    """The text at a place of a document that may be invalid."""
+    value = document.data
+    for key in at:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def shared_at(document: Document, at: Keys, form: Callable[[str], str]) -> Iterator[Shared]:
+    """The text at a place, if there is one."""
+    if text := value_at(document, at):
+        yield Shared(at, text, form(text))
+
+
+def arxiv_version(document: Document) -> tuple[str | None, str]:
+    """arXiv number, and `v2` if the record is about that version: two versions may have a record each."""
+    number = value_at(document, ("identifiers", "arxiv"))
+    version = document.data["identifiers"].get("version") if number else None
+    return number, f"v{version}" if version else ""
+
+
+def paper_addresses(document: Document) -> Iterator[Shared]:
+    """Addresses of the paper: one link cannot lead to two papers. arXiv has several pages of one paper."""
+    links = document.data.get("links") if isinstance(document.data, dict) else None
+    for index, link in enumerate(links if isinstance(links, list) else ()):
+        if isinstance(link, dict) and link.get("kind") == "paper" and isinstance(url := link.get("url"), str):
+            number = ARXIV.search(url)
+            form = number["number"] + (number["version"] or "") if number else url.partition("://")[2].rstrip("/")
+            yield Shared(("links", index, "url"), url, form)

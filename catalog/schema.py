@@ -10,24 +10,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Vocabularies. Venues, base models and metrics grow with the first record that needs a word.
-Application = Literal[
-    "image_generation", "text_to_image", "image_editing", "personalized_generation", "video_generation", "text_to_video"
-]
-Mechanism = Literal[
-    "sampling_solver", "step_skipping", "step_selection", "early_exit",
-    "token_merging", "token_pruning", "token_compression", "token_downsampling", "attention_pruning",
-    "layer_pruning", "head_pruning", "structural_pruning", "sparse_finetuning",
-    "post_training_quantization", "quantization_aware_training",
-    "step_distillation", "distillation_pretraining", "one_to_many_distillation",
-    "feature_caching", "linear_attention", "attention_broadcast", "attention_compression",
-    "parallel_inference", "memory_optimization", "neural_architecture_search", "parallel_decoding",
-]  # fmt: skip
-Training = Literal["none", "calibration", "search", "finetune", "distill", "train"]
-Venue = Literal["arxiv", "iclr"]
-VENUE_NAMES: dict[Venue, str] = {"arxiv": "arXiv", "iclr": "ICLR"}
-BaseModelName = Literal["dit", "flux", "opensora", "pixart"]
-Metric = Literal["flops_speedup", "tflops", "latency_s", "fid", "vbench", "geneval", "image_reward"]
+from catalog.vocabulary import In
+
+# Words of the vocabularies in catalog/vocab.
+Application = Annotated[str, In("applications")]
+Mechanism = Annotated[str, In("mechanisms")]
+Training = Annotated[str, In("training")]
+Venue = Annotated[str, In("venues")]
+BaseModelName = Annotated[str, In("base_models")]
+Metric = Annotated[str, In("metrics")]
+LinkKind = Annotated[str, In("link_kinds")]
 RelationType = Literal[
     "builds_on", "version_of", "extends", "supersedes", "shares_code", "composes_with", "conflicts_with"
 ]
@@ -36,6 +28,7 @@ CONFIDENCE = "A: seen in the source; B: independent secondary texts agree; C: un
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")]
 SpecPath = Annotated[str, Field(pattern=r"^specs/[\w/]+\.yaml$")]
+SeedEntry = Annotated[str, Field(pattern=r"^[A-Z]{2}[1-9]\d*$")]
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
@@ -50,7 +43,9 @@ class Alias(Strict):
     """Another name a reader may search for."""
 
     text: Text = Field(description="The other name.")
-    kind: Literal["abbreviation", "earlier_title", "later_title", "list_spelling"] = Field(description="What it is.")
+    kind: Literal["abbreviation", "earlier_title", "later_title", "list_spelling", "repository"] = Field(
+        description="What it is."
+    )
 
 
 class Author(Strict):
@@ -62,6 +57,11 @@ class Author(Strict):
     orcid: str | None = Field(
         None, pattern=r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$", description="ORCID, as 0000-0000-0000-0000."
     )
+
+    @property
+    def name(self) -> str:
+        """As a list prints it: `Ada Lovelace`."""
+        return f"{self.given} {self.family}"
 
 
 class Identifiers(Strict):
@@ -89,16 +89,11 @@ class Publication(Strict):
     url: Url | None = Field(None, description="Page of the publisher.")
     note: Text | None = Field(None, description="What a reader should know, such as what is unverified.")
 
-    @property
-    def label(self) -> str:
-        """As a list prints it: `ICLR 2025`."""
-        return f"{VENUE_NAMES[self.venue]} {self.year}"
-
 
 class Link(Strict):
     """A web page about the paper."""
 
-    kind: Literal["paper", "code", "project"] = Field(description="What the page holds.")
+    kind: LinkKind = Field(description="What the page holds.")
     url: Url = Field(description="Address, starting with https://.")
     official: bool | None = Field(None, description="Whether the authors keep it; None: unknown.")
     licence: Text | None = Field(None, description="SPDX id of the code's licence; None: unknown.")
@@ -111,11 +106,12 @@ class Link(Strict):
 class Tags(Strict):
     """Words of the vocabularies."""
 
-    applications: list[Application] = Field(min_length=1, description="What is generated.")
-    mechanisms: list[Mechanism] = Field(min_length=1, description="How time is saved.")
-    training: Training = Field(description="What has to be prepared before the method can be used.")
-    scope: Literal["acceleration", "editing"] = Field(description="What the paper is for.")
-    base_models: list[BaseModelName] = Field(min_length=1, description="Models it was shown on, by anybody.")
+    applications: list[Application] = Field(description="What is generated.")
+    mechanisms: list[Mechanism] = Field(description="How time is saved.")
+    training: Training | None = Field(description="What has to be prepared before use; null: not established.")
+    scope: Literal["acceleration", "editing"] = Field("acceleration", description="What the paper is for.")
+    base_models: list[BaseModelName] = Field([], description="Models it was shown on, by anybody.")
+    note: Text | None = Field(None, description="What a reader should know, such as what is disputed.")
 
 
 class Block(Strict):
@@ -145,7 +141,12 @@ class Settings(Strict):
     batch: int | None = Field(None, ge=1, description="Samples at a time.")
     precision: Text | None = Field(None, description="Number format.")
     hardware: Text | None = Field(None, description="Device it was measured on.")
-    parameters: dict[Slug, float] = Field({}, description="Parameters of the technique, by the engine's names.")
+    guidance: float | None = Field(None, description="Scale of classifier-free guidance.")
+    devices: int | None = Field(None, ge=1, description="Number of devices.")
+    task: Text | None = Field(None, description="Data set or task, such as `ImageNet` or `COCO 2017`.")
+    parameters: dict[Slug, float | bool | str] = Field(
+        {}, description="Parameters of the technique, by the engine's names."
+    )
 
 
 class Source(Strict):
@@ -177,21 +178,25 @@ class Summary(Strict):
 
 
 class Seed(Strict):
-    """What the list this catalog grew from says, word for word."""
+    """Where the list this catalog grew from has the paper."""
 
-    commit: str = Field(pattern=r"^[0-9a-f]{7,40}$", description="Commit of that list, in quotes.")
-    entries: list[Text] = Field(min_length=1, description="Places in it: section and number.")
-    title: Text | None = Field(None, description="Its title, if it differs from the record's.")
-    venue: Text = Field(description="Its venue, such as `arXiv 2024`.")
-    badges: list[Text] = Field(description="Texts of its badges, in order.")
+    entries: list[SeedEntry] = Field(min_length=1, description="Places in it: code of the section and number.")
+    badges: list[Text] = Field(description="Texts of its badges there, word for word, in order.")
 
 
 class Correction(Strict):
     """A fact of that list that was wrong or has aged, and the evidence."""
 
-    field: Text = Field(description="Key of the fact, such as `venue` or `authors.4`.")
-    was: Text = Field(description="What the list says.")
-    now: Text = Field(description="What the record says.")
+    field: str = Field(
+        pattern=r"^(title|abbreviation|venue|number|badges|authors(\.\d+)?|links\.(paper|code)"
+        r"|tags\.(applications|mechanisms|training))$",
+        description="The fact: title, abbreviation, venue, number, badges, authors (all, with `; ` between them), "
+        "authors.N (counted from 0 as in the record), links.paper, links.code, tags.applications, tags.mechanisms "
+        "(with `, ` between them) or tags.training.",
+    )
+    was: Text | None = Field(description="What the list says; null: it says nothing.")
+    now: Text | None = Field(description="What the record says; null: it says nothing.")
+    entries: list[SeedEntry] | None = Field(None, description="Places in the list that say so; default: all.")
     why: Text = Field(description="What happened.")
     evidence: Text = Field(description="Where this can be seen.")
     confidence: Confidence = Field(description=CONFIDENCE + ".")
@@ -215,23 +220,20 @@ class Record(Strict):
     technique: Block | None = Field(None, description="The engine's block, if there is or will be one.")
     relations: list[Relation] = Field([], description="How it stands to other records.")
     claims: list[Claim] = Field([], description="Published numbers, each with source and confidence.")
-    summary: Summary = Field(description="The paper in our own words.")
+    summary: Summary | None = Field(None, description="The paper in our own words.")
     seed: Seed | None = Field(None, description="What the original list says, if it has the paper.")
-    corrections: list[Correction] = Field(
-        [], validate_default=True, description="What was corrected against the original list."
-    )  # the default is checked too: a correction can be missing
-
-    @property
-    def venue(self) -> str:
-        """The appearance to cite, as a list prints it: `ICLR 2025`."""
-        return primary(self.publications).label
+    corrections: list[Correction] = Field([], description="What was corrected against the original list.")
 
     @property
     def status(self) -> str:
         """How far the engine's block is; `none` without one."""
         return self.technique.status if self.technique else "none"
 
+    @property
+    def primary(self) -> Publication:
+        """The appearance to cite."""
+        return next(publication for publication in self.publications if publication.primary)
 
-def primary(publications: list[Publication]) -> Publication:
-    """The appearance to cite."""
-    return next(publication for publication in publications if publication.primary)
+    def link(self, kind: str) -> Link | None:
+        """The first link of a kind."""
+        return next((link for link in self.links if link.kind == kind), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -115,6 +116,7 @@ def build_report(
         "seed": plan.seed,
         "accelerated": side_facts(accelerated) | task_metrics(compiled, outputs["accelerated"]),
         "environment": environment(compiled.backbone.device),
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     if plain is not None and baseline is not None:
         baseline_macs = baseline.plan.estimate.macs
