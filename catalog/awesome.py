@@ -258,7 +258,7 @@ def enter(headings: list[tuple[int, str]], level: int, title: str) -> None:
 
 def place(headings: list[tuple[int, str]]) -> tuple[str, str]:
     """(view, section): the outermost heading and those below it; headings such as `Contents` do not count."""
-    path = [(level, title) for level, title in headings if title and fold(title) not in FURNITURE]
+    path = [(level, title) for level, title in headings if title and fold(title.replace(LOST, "")) not in FURNITURE]
     view = path.pop(0)[1] if len(path) > 1 or (path and path[0][0] == 1) else ""
     return view, ": ".join(title for _, title in path)
 

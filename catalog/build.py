@@ -13,20 +13,11 @@ from sqlmodel import SQLModel
 from catalog import search, seed, tables
 from catalog.library import Library
 from catalog.names import fold
-from catalog.schema import Claim, Record
+from catalog.schema import RATIOS, Claim, Record
 
 Row = dict[str, Any]
 HEIGHT = re.compile(r"(?:\d+x)?(?P<pixels>\d+)p?$")
 DIMENSIONS = {"applications": "application", "mechanisms": "mechanism", "families": "family"}
-# Costs and times of the plain model over the fast one: what a claim with a baseline implies.
-RATIOS = {
-    "tflops": "flops_speedup",
-    "gflops": "flops_speedup",
-    "tmacs": "flops_speedup",
-    "gmacs": "flops_speedup",
-    "latency_s": "speedup",
-    "latency_ms": "speedup",
-}
 
 
 def fill(connection: Connection, library: Library) -> None:

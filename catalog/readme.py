@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,24 @@ import jinja2
 from catalog import results
 from catalog.library import Library
 from catalog.lists import Section
-from catalog.markdown import cell_table, md, md_url
+from catalog.markdown import cell_table, code, md, md_url, slug
 from catalog.results import Report
-from catalog.schema import Claim, Record
+from catalog.schema import RATIOS, Claim, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
 BADGE = "https://img.shields.io/badge/{text}-{colour}"
 COLOURS = {"application": "green", "mechanism": "orange", "training": "lightgrey", "status": "purple"}
-HEADLINES = ("speedup", "flops_speedup", "nfe_ratio", "memory_ratio", "size_ratio", "time_saved", "flops_saved")
+HEADLINES = {  # ratios that can stand for a paper, the most telling first
+    "speedup": "{:g}x faster",
+    "flops_speedup": "{:g}x fewer FLOPs",
+    "time_saved": "{:g}% less time",
+    "flops_saved": "{:g}% fewer FLOPs",
+    "nfe_ratio": "{:g}x fewer evaluations",
+    "memory_ratio": "{:g}x less memory",
+    "memory_saved": "{:g}% less memory",
+    "size_ratio": "{:g}x smaller",
+    "params_saved": "{:g}% fewer parameters",
+}
 LATER = ("Contributing", "Footnotes")  # sections that do not stand in the contents
 
 
@@ -41,25 +52,17 @@ def render(library: Library) -> str:
     )  # the output is Markdown: values are escaped by `md`, not as HTML
     environment.filters["md"] = md
     reports = [results.read_report(file) for file in results.published_files(library.root)]
-    corrections = sum(len(record.corrections) for record in library.records.values())
     claims = [claim for record in library.records.values() for claim in record.claims]
-    shown: set[str] = set()
     text = environment.get_template("readme.md.j2").render(
         papers=len(library.records),
         contents=list(contents(library)),
-        counts={"implemented": sum(record.status != "planned" for record in runnable(library))},
-        measured=measured_table(library, reports),
+        running=sum(record.status in ("implemented", "verified") for record in library.records.values()),
+        measured=measured_table(reports),
         statuses=status_table(library, reports),
-        views=[
-            {
-                "title": view.title,
-                "note": view.note,
-                "sections": [section_of(section, library, shown) for section in view.sections],
-            }
-            for view in library.views
-        ],
+        views=views(library),
+        news=library.news,
         origin=library.origin,
-        corrections=corrections,
+        corrections=sum(len(record.corrections) for record in library.records.values()),
         claims=len(claims),
         unverified=sum(claim.confidence == "C" for claim in claims),
     )
@@ -69,91 +72,89 @@ def render(library: Library) -> str:
 def contents(library: Library) -> Iterator[Heading]:
     """All sections, with those of the views below them."""
     template = (TEMPLATES / "readme.md.j2").read_text(encoding="utf-8")
-    fixed = [title for title in re.findall(r"^## (.+)$", template, re.MULTILINE) if "{" not in title]
+    fixed = [title for title in re.findall(r"^##? (.+)$", template, re.MULTILINE) if "{{" not in title]
+    taken: Counter[str] = Counter()
     for title in fixed:
-        if title not in ("Contents", *LATER):
-            yield Heading(title, anchor(title))
+        if title not in LATER and (title != "News" or library.news):
+            link = slug(title, taken)
+            if title != "Contents":
+                yield Heading(title, link)
     for view in library.views:
-        below = tuple(Heading(md(section.title), anchor(section.title)) for section in view.sections)
-        yield Heading(md(view.title), anchor(view.title), below)
+        link = slug(view.title, taken)
+        below = tuple(Heading(md(section.title), slug(section.title, taken)) for section in view.sections)
+        yield Heading(md(view.title), link, below)
 
 
-def anchor(title: str) -> str:
-    """GitHub's anchor of a heading."""
-    return re.sub(r"[^\w\- ]", "", title.casefold()).replace(" ", "-")
+def views(library: Library) -> Iterator[dict[str, Any]]:
+    """The views with their entries. A link may lead an entry only once: later ones are led by the title alone."""
+    shown: set[str] = set()
+    for view in library.views:
+        sections = []
+        for section in view.sections:
+            records = [library.records[paper] for paper in section.papers]
+            entries = [entry(record, library, again=record.id in shown) for record in records]
+            sections.append({"title": section.title, "intro": intro(section, library), "entries": entries})
+            shown.update(section.papers)
+        yield {"title": view.title, "note": view.note, "sections": sections}
 
 
-def section_of(section: Section, library: Library, shown: set[str]) -> dict[str, Any]:
-    """A section with its entries; `shown` holds the papers that stood in the README before."""
-    entries = []
-    for paper in section.papers:
-        entries.append(entry(library.records[paper], library, again=paper in shown))
-        shown.add(paper)
-    models = [model_link(library, model) for model in section.base_models]
-    intro = f"Base models: {', '.join(models)}." if models else md(section.intro or "")
-    return {"title": section.title, "intro": intro, "entries": entries}
-
-
-def model_link(library: Library, model: str) -> str:
-    """A base model by name. Plain text: a link may stand only once in the README, and models stand in many places."""
-    return md(library.label("base_models", model))
+def intro(section: Section, library: Library) -> str:
+    """What stands under the heading. Base models are no links: a link may stand only once in the README."""
+    models = [md(library.label("base_models", model)) for model in section.base_models]
+    bases = f"Base models: {', '.join(models)}." if models else ""
+    return f"{md(section.intro or '')} {bases}".strip()
 
 
 def entry(record: Record, library: Library, again: bool) -> str:
-    """One line of the list. A paper that stood before is led by its name, and its first link is the record."""
+    """One line of the list: title, authors, venue, links, badges."""
     authors = ", ".join(md(author.printed or author.name) for author in record.authors)
+    addresses = [(link.kind, md_url(link.url)) for link in record.links if link.kind in ("paper", "code", "project")]
+    place = next(place for place, (kind, _) in enumerate(addresses) if kind == "paper")
+    title = md(record.title) if again else f"[{md(record.title)}]({addresses.pop(place)[1]})"
+    links = [(library.label("link_kinds", kind), address) for kind, address in addresses]
+    links += [("Record", f"catalog/papers/{record.id}.yaml")]
+    links += [("Spec", md_url(path)) for path in (record.technique.specs if record.technique else ())]
+    linked = " ".join(f"[{name}]({address})" for name, address in links)
+    return f"{title} - {authors}. {venue(record, library)} {linked} {' '.join(badges(record, library))}"
+
+
+def venue(record: Record, library: Library) -> str:
+    """Where to cite the paper from, in bold, with a mark where that is unverified."""
     primary = record.primary
-    venue = library.venue(primary) + (f" {primary.award}" if primary.award else "")
-    paper = record.link("paper")
-    assert paper is not None, "a record has a link to its paper"
-    page = f"catalog/papers/{record.id}.yaml"
-    lead = (
-        f"{md(record.abbreviation)}: [{md(record.title)}]({page})"
-        if again
-        else f"[{md(record.title)}]({md_url(paper.url)})"
-    )
-    links = [("Paper", paper.url)] if again else []
-    links += [(label(library, link.kind), link.url) for link in record.links if link.kind in ("code", "project")]
-    links += [] if again else [("Record", page)]
-    links += [("Spec", path) for path in (record.technique.specs if record.technique else ())]
-    linked = " ".join(f"[{name}]({md_url(url)})" for name, url in links)
-    return f"{lead} - {authors}. **{md(venue)}.** {linked} {' '.join(badges(record, library))}"
-
-
-def label(library: Library, kind: str) -> str:
-    """Name of a kind of link."""
-    return library.label("link_kinds", kind)
+    name = library.venue(primary) + (f" {primary.award}" if primary.award else "")
+    unsure = " (venue unverified)" if (primary.note or "").startswith("unverified") else ""
+    return f"**{md(name)}**{unsure}."
 
 
 def badges(record: Record, library: Library) -> Iterator[str]:
-    """Badges of an entry: abbreviation, applications, mechanisms, training, state of the technique."""
+    """Badges of an entry: abbreviation, applications, mechanisms, preparation, state of the technique."""
     yield badge(record.abbreviation, "blue", "Abbreviation")
     for application in record.tags.applications:
         yield badge(library.label("applications", application), COLOURS["application"], "Application")
     for mechanism in record.tags.mechanisms:
         yield badge(library.label("mechanisms", mechanism), COLOURS["mechanism"], "Mechanism")
-    if record.tags.training:
-        training = f"training: {library.label('training', record.tags.training).casefold()}"
-        yield badge(training, COLOURS["training"], "")
-    if record.status not in ("none", "planned"):
+    said, colour = preparation(record, library)
+    yield badge(said, colour, "Preparation")
+    if record.status in ("implemented", "verified"):
         yield badge(record.status, COLOURS["status"], "Technique")
+
+
+def preparation(record: Record, library: Library) -> tuple[str, str]:
+    """What has to be done before use, and the colour of its badge: grey only where nothing has to be done."""
+    if record.tags.training is None:
+        return "not established", "red"
+    if record.tags.training == "none":
+        return "training-free", "lightgrey"
+    return f"needs {library.label('training', record.tags.training).casefold()}", "yellow"
 
 
 def badge(text: str, colour: str, alt: str) -> str:
     """A static badge. Dashes and underscores are doubled, everything else is percent-encoded."""
     doubled = text.replace("-", "--").replace("_", "__")
-    said = f"{alt}: {md(text)}" if alt else md(text).capitalize()
-    return f"![{said}]({BADGE.format(text=quote(doubled, safe=''), colour=colour)})"
+    return f"![{alt}: {md(text)}]({BADGE.format(text=quote(doubled, safe=''), colour=colour)})"
 
 
-def runnable(library: Library) -> list[Record]:
-    """Records with a technique, those that run first, then by abbreviation."""
-    order = {"verified": 0, "implemented": 1, "planned": 2}
-    blocks = [record for record in library.records.values() if record.technique]
-    return sorted(blocks, key=lambda record: (order[record.status], record.abbreviation.casefold()))
-
-
-def measured_table(library: Library, reports: Sequence[Report]) -> str:
+def measured_table(reports: Sequence[Report]) -> str:
     """Published runs, one a row."""
     rows = []
     for report in sorted(reports, key=lambda report: (report.spec, report.note or "", results.run_id(report))):
@@ -161,58 +162,83 @@ def measured_table(library: Library, reports: Sequence[Report]) -> str:
         cores = f", {machine['cores']} cores" if machine["cores"] else ""
         rows.append(
             [
-                f"`engine run specs/{md(report.spec)}`" + (f" ({md(report.note)})" if report.note else ""),
-                md(report.weights if isinstance(report.weights, str) else "local"),
+                code(command(report)) + (f" ({md(report.note)})" if report.note else ""),
                 times(report.speedup),
                 times(report.macs_ratio),
                 number(report.realised_fraction),
-                f"{number(report.psnr, 1)} dB, {number(report.ssim, 3)}",
+                number(report.psnr, 1),
+                number(report.ssim, 3),
                 f"{md(machine['name'])}{cores}",
             ]
         )
-    heads = ["Run", "Weights", "Speed-up", "MACs ratio", "Realised", "PSNR, SSIM", "Machine"]
-    return cell_table(heads, rows) if rows else "Nothing has been published yet."
+    heads = ["Run", "Speed-up", "MACs ratio", "Realised fraction", "PSNR, dB", "SSIM", "Machine"]
+    return cell_table(heads, rows) if rows else "No run has been published yet."
+
+
+def command(report: Report) -> str:
+    """What to type for a run like this one."""
+    profile = "" if report.profile in (None, "embedded") else f" --profile {report.profile}"
+    return f"engine run specs/{report.spec}{profile}"
 
 
 def status_table(library: Library, reports: Sequence[Report]) -> str:
-    """Every technique: state, specs, the headline claim, the best measured speed-up."""
+    """Every paper: state of its technique, the headline claim, what was measured. Those that run come first."""
+    order = ("verified", "implemented", "planned", "none")
+    records = library.records.values()
     rows = []
-    for record in runnable(library):
-        measured = sorted(
-            {times(report.speedup) for report in reports if report.paper == record.id and not report.note}
+    for record in sorted(records, key=lambda record: (order.index(record.status), record.abbreviation.casefold())):
+        own = [report for report in reports if report.paper == record.id and not report.note]
+        specs = ", ".join(
+            f"[{md(Path(path).name)}]({md_url(path)})" for path in (record.technique.specs if record.technique else ())
         )
-        specs = ", ".join(f"`{Path(path).name}`" for path in (record.technique.specs if record.technique else ()))
         rows.append(
             [
                 md(record.abbreviation),
-                record.status,
-                specs or "-",
+                record.status if record.technique else "-",
+                preparation(record, library)[0],
                 headline(record, library),
-                ", ".join(measured) or "-",
+                "; ".join(sorted(map(measured, own))) or "-",
+                specs or "-",
             ]
         )
-    return cell_table(["Technique", "Status", "Specs", "Claimed", "Measured, embedded"], rows)
+    return cell_table(["Technique", "Status", "Preparation", "Claimed", "Measured here", "Spec"], rows)
+
+
+def measured(report: Report) -> str:
+    """`2.06x speed-up, 2.34x MACs ratio (embedded)`."""
+    ratios = [(report.speedup, "speed-up"), (report.macs_ratio, "MACs ratio")]
+    said = ", ".join(f"{times(value)} {name}" for value, name in ratios if value is not None)
+    return f"{said or 'no ratio'} ({md(report.profile or 'local')})"
 
 
 def headline(record: Record, library: Library) -> str:
-    """The claim that stands for a paper: a ratio if it has one, from the abstract if possible, best known first."""
-    ratios = [claim for claim in record.claims if claim.metric in HEADLINES]
-    if not ratios:
-        return "-"
-    claim = min(
-        ratios, key=lambda claim: (claim.source.where != "abstract", claim.confidence, HEADLINES.index(claim.metric))
-    )
-    return claim_text(claim, library)
+    """The claim that stands for a paper: a ratio, else a cost; from the abstract if possible, best known first."""
+    for metrics in (RATIOS, COSTS):
+        found = [
+            claim
+            for claim in record.claims
+            if claim.metric in metrics and (metrics is RATIOS or claim.baseline is not None)
+        ]
+        if found:
+            return claim_text(min(found, key=lambda claim: rank(claim, metrics)), library)
+    return "quality only" if record.claims else "no number recorded"
+
+
+def rank(claim: Claim, metrics: Sequence[str]) -> tuple[bool, str, int]:
+    """Sorts claims: abstract first, then by confidence and metric."""
+    return claim.source.where != "abstract", claim.confidence, metrics.index(claim.metric)
 
 
 def claim_text(claim: Claim, library: Library) -> str:
-    """`2.36x FLOPs ratio (Open-Sora)`, with a mark where it is unverified."""
+    """`2.36x FLOPs ratio (Open-Sora)` or `latency 4.3 s instead of 7 s (SDXL)`, marked where it is unverified."""
     word = library.vocabularies["metrics"][claim.metric]
     unit = word.unit if word.unit in ("x", "%") else f" {word.unit}"
     mark = ", unverified" if claim.confidence == "C" else ""
     model = library.label("base_models", claim.base_model)
-    name = word.label if word.label.startswith("FLOPs") else word.label.casefold()
-    return f"{claim.value:g}{unit} {name} ({md(model)}{mark})"
+    name = word.label if word.label[1:2].isupper() else word.label[:1].lower() + word.label[1:]
+    number = f"{claim.value:g}{unit}"
+    against = "" if claim.baseline is None else f" instead of {claim.baseline:g}{unit}"
+    return f"{md(number)} {md(name)}{md(against)} ({md(model)}{mark})"
 
 
 def times(value: float | None) -> str:

@@ -26,6 +26,16 @@ RelationType = Literal[
 Confidence = Literal["A", "B", "C"]
 CONFIDENCE = "A: seen in the source; B: independent secondary texts agree; C: unverified"
 
+# Costs and times of the plain model over the fast one: what a claim with a baseline implies.
+RATIOS = {
+    "tflops": "flops_speedup",
+    "gflops": "flops_speedup",
+    "tmacs": "flops_speedup",
+    "gmacs": "flops_speedup",
+    "latency_s": "speedup",
+    "latency_ms": "speedup",
+}
+
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")]
 SpecPath = Annotated[str, Field(pattern=r"^specs/[\w/]+\.yaml$")]
 SeedEntry = Annotated[str, Field(pattern=r"^[A-Z]{2}[1-9]\d*$")]
