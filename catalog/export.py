@@ -21,12 +21,12 @@ CSL_TYPES = {
     "conference": "paper-conference",
     "journal": "article-journal",
 }
-# BibTeX counts every brace, escaped or not; and `"` must not become a pair of apostrophes.
-SIGNS = {"{": r"\ensuremath{\lbrace}", "}": r"\ensuremath{\rbrace}", '"': '"'}
+# BibTeX counts every brace, escaped or not; `"` must not become two apostrophes, nor "?`" an inverted question mark.
+SIGNS = {"{": r"\ensuremath{\lbrace}", "}": r"\ensuremath{\rbrace}", '"': '"', "`": r"\textasciigrave"}
 CARON = "\N{COMBINING CARON}"
 NAMES = re.compile(r"\b(?:Stable Diffusion|Jacobi)\b")  # written with capitals in running text too
 WORD = re.compile(r"[^\s:;,.!?()]+")
-OWN_CAPITAL = re.compile(r"\w*(?:[^\W\d_][A-Z]|[A-Z]\d|\d[A-Z])|[A-Z]$")  # of a part between hyphens
+OWN_CAPITAL = re.compile(r"[^\W\d_][A-Z]|[A-Z]\d|\d[A-Z]|^[A-Z]$")  # of a part between hyphens
 
 
 def exported(form: str, records: Sequence[Record], rows: Sequence[Mapping[str, Any]], library: Library) -> str:
@@ -62,7 +62,7 @@ def entry(record: Record, library: Library) -> str:
 def container(publication: Publication, library: Library) -> dict[str, str]:
     """Where the paper appeared."""
     name = latex(library.vocabularies["venues"][publication.venue].name or publication.venue)
-    pages = latex(re.sub("\\s*[-\N{EN DASH}]+\\s*", "--", publication.pages or ""))
+    pages = "--".join(map(latex, re.split("\\s*[-\N{EN DASH}]+\\s*", publication.pages or "")))
     if publication.kind == "journal":
         return {"journal": name, "pages": pages}
     if publication.kind == "preprint":
@@ -99,7 +99,7 @@ def title(record: Record) -> str:
 def is_name(word: str) -> bool:
     """Whether a word has capitals of its own, not those of a title: `DiT`, `F³-Pruning`, but not `Training-Free`."""
     parts = unicodedata.normalize("NFKD", word).split("-")
-    return any(OWN_CAPITAL.match(part) for part in parts) and word != "A"
+    return any(OWN_CAPITAL.search(part) for part in parts) and word != "A"
 
 
 def person(author: Author) -> str:
@@ -123,6 +123,8 @@ def own_sign(text: str, position: int) -> tuple[int, str] | None:
     sign = text[position]
     if sign in SIGNS:
         return 1, SIGNS[sign]
+    if sign in "-'" and text[position - 1 : position] == sign:  # braces keep a pair from becoming one sign
+        return 1, sign
     parts = unicodedata.normalize("NFD", sign)
     return (1, f"\\v{{{parts[0]}}}") if parts[1:] == CARON else None
 

@@ -44,7 +44,7 @@ def md_url(address: str) -> str:
 
 def slug(title: str, taken: Counter[str]) -> str:
     """GitHub's anchor of a heading; `taken` counts those above it, since equal ones are numbered."""
-    plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    plain = re.sub(r"[^\w\- ]", "", flat(title).lower()).replace(" ", "-")
     taken[plain] += 1
     return plain if taken[plain] == 1 else f"{plain}-{taken[plain] - 1}"
 

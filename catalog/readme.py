@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from catalog.schema import RATIOS, Claim, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
 BADGE = "https://img.shields.io/badge/{text}-{colour}"
-COLOURS = {"application": "green", "mechanism": "orange", "training": "lightgrey", "status": "purple"}
+COLOURS = {"application": "green", "mechanism": "orange", "status": "purple"}
 HEADLINES = {  # ratios that can stand for a paper, the most telling first
     "speedup": "{:g}x faster",
     "flops_speedup": "{:g}x fewer FLOPs",
@@ -33,6 +33,7 @@ HEADLINES = {  # ratios that can stand for a paper, the most telling first
     "size_ratio": "{:g}x smaller",
     "params_saved": "{:g}% fewer parameters",
 }
+COMPUTED = {**RATIOS, "nfe": "nfe_ratio", "memory_gb": "memory_ratio", "size_mb": "size_ratio"}
 LATER = ("Contributing", "Footnotes")  # sections that do not stand in the contents
 
 
@@ -72,7 +73,7 @@ def render(library: Library) -> str:
 def contents(library: Library) -> Iterator[Heading]:
     """All sections, with those of the views below them."""
     template = (TEMPLATES / "readme.md.j2").read_text(encoding="utf-8")
-    fixed = [title for title in re.findall(r"^##? (.+)$", template, re.MULTILINE) if "{{" not in title]
+    fixed = [title for title in re.findall(r"^## (.+)$", template, re.MULTILINE) if "{{" not in title]
     taken: Counter[str] = Counter()
     for title in fixed:
         if title not in LATER and (title != "News" or library.news):
@@ -86,7 +87,7 @@ def contents(library: Library) -> Iterator[Heading]:
 
 
 def views(library: Library) -> Iterator[dict[str, Any]]:
-    """The views with their entries. A link may lead an entry only once: later ones are led by the title alone."""
+    """The views with their entries. A link may lead only once: the second time the record leads."""
     shown: set[str] = set()
     for view in library.views:
         sections = []
@@ -112,7 +113,7 @@ def entry(record: Record, library: Library, again: bool) -> str:
     place = next(place for place, (kind, _) in enumerate(addresses) if kind == "paper")
     title = md(record.title) if again else f"[{md(record.title)}]({addresses.pop(place)[1]})"
     links = [(library.label("link_kinds", kind), address) for kind, address in addresses]
-    links += [("Record", f"catalog/papers/{record.id}.yaml")]
+    links.insert(0 if again else len(links), ("Record", f"catalog/papers/{record.id}.yaml"))
     links += [("Spec", md_url(path)) for path in (record.technique.specs if record.technique else ())]
     linked = " ".join(f"[{name}]({address})" for name, address in links)
     return f"{title} - {authors}. {venue(record, library)} {linked} {' '.join(badges(record, library))}"
@@ -196,7 +197,7 @@ def status_table(library: Library, reports: Sequence[Report]) -> str:
                 md(record.abbreviation),
                 record.status if record.technique else "-",
                 preparation(record, library)[0],
-                headline(record, library),
+                headline(record, library, {report.backbone for report in own}),
                 "; ".join(sorted(map(measured, own))) or "-",
                 specs or "-",
             ]
@@ -211,34 +212,37 @@ def measured(report: Report) -> str:
     return f"{said or 'no ratio'} ({md(report.profile or 'local')})"
 
 
-def headline(record: Record, library: Library) -> str:
-    """The claim that stands for a paper: a ratio, else a cost; from the abstract if possible, best known first."""
-    for metrics in (RATIOS, COSTS):
-        found = [
-            claim
-            for claim in record.claims
-            if claim.metric in metrics and (metrics is RATIOS or claim.baseline is not None)
-        ]
-        if found:
-            return claim_text(min(found, key=lambda claim: rank(claim, metrics)), library)
-    return "quality only" if record.claims else "no number recorded"
+def headline(record: Record, library: Library, backbones: Set[str]) -> str:
+    """The ratio that stands for a paper: on the model that was measured, from the abstract, best known first."""
+    ratios = [claim for claim in record.claims if ratio(claim)[0] in HEADLINES]
+    models = {key for key, model in library.vocabularies["base_models"].items() if model.backbone in backbones}
+    if ratios:
+        return claim_text(min(ratios, key=lambda claim: (claim.base_model not in models, rank(claim))), library)
+    return "no ratio recorded" if record.claims else "no number recorded"
 
 
-def rank(claim: Claim, metrics: Sequence[str]) -> tuple[bool, str, int]:
-    """Sorts claims: abstract first, then by confidence and metric."""
-    return claim.source.where != "abstract", claim.confidence, metrics.index(claim.metric)
+def ratio(claim: Claim) -> tuple[str, float]:
+    """Metric and value of a claim, or of the ratio that follows from its number and that of the plain model."""
+    metric = COMPUTED.get(claim.metric)
+    if metric is None or not claim.baseline or not claim.value:
+        return claim.metric, claim.value
+    return metric, claim.baseline / claim.value
+
+
+def rank(claim: Claim) -> tuple[bool, str, bool, int]:
+    """Sorts claims: the abstract first, then by confidence, printed ratios before computed ones."""
+    metric = ratio(claim)[0]
+    return claim.source.where != "abstract", claim.confidence, metric != claim.metric, list(HEADLINES).index(metric)
 
 
 def claim_text(claim: Claim, library: Library) -> str:
-    """`2.36x FLOPs ratio (Open-Sora)` or `latency 4.3 s instead of 7 s (SDXL)`, marked where it is unverified."""
-    word = library.vocabularies["metrics"][claim.metric]
-    unit = word.unit if word.unit in ("x", "%") else f" {word.unit}"
-    mark = ", unverified" if claim.confidence == "C" else ""
-    model = library.label("base_models", claim.base_model)
-    name = word.label if word.label[1:2].isupper() else word.label[:1].lower() + word.label[1:]
-    number = f"{claim.value:g}{unit}"
-    against = "" if claim.baseline is None else f" instead of {claim.baseline:g}{unit}"
-    return f"{md(number)} {md(name)}{md(against)} ({md(model)}{mark})"
+    """`2.36x fewer FLOPs (Open-Sora)`, with a mark where it is computed from two numbers, or unverified."""
+    metric, value = ratio(claim)
+    rounded = value if metric == claim.metric else float(f"{value:.3g}")
+    remarks = [md(library.label("base_models", claim.base_model))]
+    remarks += ["computed"] if metric != claim.metric else []
+    remarks += ["unverified"] if claim.confidence == "C" else []
+    return f"{HEADLINES[metric].format(rounded)} ({', '.join(remarks)})"
 
 
 def times(value: float | None) -> str:
