@@ -118,15 +118,14 @@ def run(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("command", [["query", "claims", "-f", "csv"], ["export", "-f", "json"]], ids=" ".join)
-def test_a_reader_that_stops_ends_the_command_in_silence(command: list[str], environment: Mapping[str, str]) -> None:
-    with run(command, env=environment) as process:
+def test_a_reader_that_stops_ends_the_command_in_silence(environment: Mapping[str, str]) -> None:
+    with run(["export", "-f", "json"], env=environment) as process:
         assert process.stdout and process.stderr and process.stdout.readline()
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(timeout=30)) == (b"", 141)
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
 
 
 def test_a_screen_with_few_letters_gets_escapes(environment: Mapping[str, str]) -> None:
     with run(["show", "delta_dit"], env={**environment, "PYTHONIOENCODING": "ascii"}) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (err, process.returncode) == (b"", 0) and out.startswith(b"\\u0394-DiT: ")
