@@ -43,16 +43,30 @@ class Document:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.marks: dict[Keys, tuple[int, int]] = {(): (1, 1)}
+        self._root: yaml.Node | None = None
+        self._start = (1, 1)
+        self._suspicious = True
         self.problems: list[Problem] = []
+        self.data: Any = None
         self._seen: set[int] = set()
         self._constructor = yaml.constructor.SafeConstructor()
         self.data = self._read()
 
     def report(self, at: Keys, rule: str, remedy: str) -> None:
         """Note a problem at the value `at`, or at the nearest enclosing one that exists."""
-        place = next(at[:size] for size in range(len(at), -1, -1) if at[:size] in self.marks)
-        self.problems.append(Problem(self.file, *self.marks[place], ".".join(map(str, at)), rule, remedy))
+        self.problems.append(Problem(self.file, *self._place(at), ".".join(map(str, at)), rule, remedy))
+
+    def _place(self, at: Keys) -> tuple[int, int]:
+        """Line and column of a value; of a key where there is one: that is where a reader looks."""
+        if self._root is None and isinstance(self.data, dict):
+            self._root = yaml.compose(self.file.read_bytes().decode("utf-8"), Loader=LOADER)
+        node, place = self._root, self._start
+        for part in at:
+            pair = _pair(node, part)
+            if pair is None:
+                break
+            place, node = (pair[0].start_mark.line + 1, pair[0].start_mark.column + 1), pair[1]
+        return place
 
     def _read(self) -> Any:
         try:
@@ -70,18 +84,22 @@ class Document:
             if not unicodedata.is_normalized("NFC", line):
                 rule, remedy = "the text is not in Unicode normal form C", "write accented letters as one character"
                 self.problems.append(Problem(self.file, number, 1, "", rule, remedy))
-        return self._plain(node, ())
+        # What no text may hold stands in the file itself, or is written as an escape.
+        self._suspicious = bool("\\" in text or UNSEEN.search(text) or TODO.search(text))
+        self._root, self._start = node, (node.start_mark.line + 1, node.start_mark.column + 1)
+        data = self._plain(node, ())
+        self._root = None  # thousands of documents would fill the memory; a problem found later reads its file again
+        return data
 
     def _invalid(self, error: Exception, text: str) -> None:
         """Report what the parser says, at its place; libyaml counts a line after the last one."""
         mark, lines = getattr(error, "problem_mark", None), text.splitlines()
         if mark:
-            self.marks[()] = (mark.line + 1, mark.column + 1) if mark.line < len(lines) else (len(lines), 1)
+            self._start = (mark.line + 1, mark.column + 1) if mark.line < len(lines) else (len(lines), 1)
         cause = getattr(error, "problem", None) or str(error).partition("\n")[0]
         self.report((), f"this is not valid YAML: {cause}", "mend the syntax")
 
     def _plain(self, node: yaml.Node, at: Keys) -> Any:
-        self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
         if id(node) in self._seen:  # compose() returns the same node for an anchor and its aliases
             return self.report(at, "anchors and aliases are not used in records", "write the value out")
         self._seen.add(id(node))
@@ -98,7 +116,7 @@ class Document:
             data = self._constructor.construct_object(node) if node.tag != TEXT else node.value
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # the last two: !!bool and !!timestamp
             return self.report(at, f"`{node.value}` is no value of the kind it looks like", "mend or quote it")
-        if isinstance(data, str):
+        if isinstance(data, str) and self._suspicious:
             self._text(data, at)
         if isinstance(data, bool) and node.value not in ("true", "false"):
             self.report(at, f"YAML reads `{node.value}` as {str(data).lower()}", "write true or false, or quote it")
@@ -115,19 +133,29 @@ class Document:
     def _mapping(self, node: yaml.MappingNode, at: Keys) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            place = key_node.start_mark.line + 1, key_node.start_mark.column + 1
             if not isinstance(key_node, yaml.ScalarNode):
+                place = key_node.start_mark.line + 1, key_node.start_mark.column + 1
                 rule = "a key is a list or a mapping"
                 self.problems.append(Problem(self.file, *place, ".".join(map(str, at)), rule, "write one word"))
                 continue
             key = str(key_node.value)
             if key in data:
+                place = key_node.start_mark.line + 1, key_node.start_mark.column + 1
                 rule = f"the key `{key}` stands twice"
                 self.problems.append(
                     Problem(self.file, *place, ".".join(map(str, (*at, key))), rule, "remove one of them")
                 )
                 continue
-            self.marks[*at, key] = place  # point at the key: that is where a reader looks
-            self._text(key, (*at, key))
+            if self._suspicious:
+                self._text(key, (*at, key))
             data[key] = self._plain(value_node, (*at, key))
         return data
+
+
+def _pair(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    """What stands for a key or an index (the key, or the item), and the value there; None if there is none."""
+    if isinstance(node, yaml.MappingNode):
+        return next((pair for pair in node.value if pair[0].value == str(part)), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    return None

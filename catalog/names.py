@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 IGNORED = "-_ \N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}"
 LETTERS = {
@@ -50,7 +51,8 @@ def tokens(text: str) -> list[str]:
     return PARTS.findall(latin(text))
 
 
-def search_words(text: str) -> list[str]:
+@lru_cache(maxsize=2**16)  # labels of vocabularies come back in every record
+def search_words(text: str) -> tuple[str, ...]:
     """All forms under which the words of a text are found, split at dashes and joined: `T-GATE` is t, gate, tgate."""
     words: list[str] = []
     for chunk in text.split():
@@ -58,7 +60,7 @@ def search_words(text: str) -> list[str]:
         words += [*parts, "".join(parts)]
         if "+" in chunk:
             words += tokens(chunk.replace("+", " "))
-    return list(dict.fromkeys(word for word in words if word))
+    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def latin(text: str) -> str:

@@ -569,14 +569,16 @@ def count(connection: Connection, by: Sequence[str]) -> list[Row]:
 
 def find(connection: Connection, name: str) -> str:
     """Id of the paper with this id, abbreviation, alias or arXiv number. Raises `BadQuery` with the nearest name."""
-    rows = connection.execute(select(PAPER.c.id, PAPER.c.abbr_fold, PAPER.c.arxiv_id)).all()
-    names = {folded: paper for paper, folded in connection.execute(select(ALIAS.c.paper_id, ALIAS.c.fold))}
-    names |= {row.arxiv_id: row.id for row in rows if row.arxiv_id}
-    names |= {row.abbr_fold: row.id for row in rows} | {fold(row.id): row.id for row in rows}
-    found = names.get(fold(name)) or names.get(name)
-    if found is None:
-        raise BadQuery(f"there is no record `{name}`\n    -> {nearest(name, [row.id for row in rows])}")
-    return found
+    folded = fold(name)
+    own = select(PAPER.c.id).where(or_(PAPER.c.id == name, PAPER.c.abbr_fold == folded))
+    alias = select(ALIAS.c.paper_id).where(ALIAS.c.fold == folded)
+    number = select(PAPER.c.id).where(PAPER.c.arxiv_id == name)
+    for query in (own, alias, number):  # the id of a paper is one of its aliases
+        found: str | None = connection.execute(query.order_by(sa.text("1")).limit(1)).scalar()
+        if found is not None:
+            return found
+    known = connection.execute(select(PAPER.c.id)).scalars()
+    raise BadQuery(f"there is no record `{name}`\n    -> {nearest(name, known)}")
 
 
 def record(connection: Connection, paper: str) -> Row:

@@ -22,6 +22,7 @@ from catalog.vocabulary import Vocabularies
 INDEX = "paper_search"
 CLOSE = 0.7  # similarity from which a word is taken for a misspelling of another
 MAX_WORDS = 32  # of a query
+FEW = 200
 
 
 def text_of(record: Record, vocabularies: Vocabularies) -> str:
@@ -122,10 +123,14 @@ def search(connection: Connection, text: str) -> tuple[list[str], list[str]]:
     known = connection.execute(sa.select(SEARCH_TOKEN.c.token)).scalars()
     words = mended(query_words(text), known)
     ids = ids_by_index(connection, words)
-    rows = connection.execute(sa.select(PAPER.c.id, PAPER.c.abbreviation, PAPER.c.title).where(PAPER.c.id.in_(ids)))
+    named = sa.select(PAPER.c.id, PAPER.c.abbreviation, PAPER.c.title)
+    spelled = sa.select(ALIAS.c.paper_id, ALIAS.c.fold)
+    if len(ids) <= FEW:  # few are asked for by name, many are all read
+        named, spelled = named.where(PAPER.c.id.in_(ids)), spelled.where(ALIAS.c.paper_id.in_(ids))
+    wanted = set(ids)
+    rows = [row for row in connection.execute(named) if row.id in wanted]
     aliases: dict[str, list[str]] = {}
-    alias_rows = sa.select(ALIAS.c.paper_id, ALIAS.c.fold).where(ALIAS.c.paper_id.in_(ids))
-    for paper, alias in connection.execute(alias_rows):
+    for paper, alias in connection.execute(spelled):
         aliases.setdefault(paper, []).append(alias)
     ranks = {row.id: rank(text, words, row.abbreviation, row.title, aliases.get(row.id, [])) for row in rows}
     return sorted(ids, key=lambda paper: (ranks[paper], paper)), words

@@ -237,7 +237,7 @@ def search(
             raise typer.Exit(FAILED)
         with opened(root).reading() as connection:
             ids, meant = find(connection, text)
-            rows = {row["id"]: row for row in query.papers(connection, query.PaperFilter(ids=ids))}
+            rows = {row["id"]: row for row in query.papers(connection, query.PaperFilter(ids=ids[:limit]))}
     if meant != words and form is Format.TABLE:
         put(f"searching for: {' '.join(meant)}\n")
     show(

@@ -36,10 +36,10 @@ def opened(root: Path | None, force: bool = False) -> Database:
     """The database of a catalog, up to date."""
     from catalog.database import open_database
 
-    if root:
+    if root and not any((root / "papers").glob("*.yaml")):
         from catalog.record import record_files
 
-        record_files(root / "papers")  # before a database is made beside what is no catalog
+        record_files(root / "papers")  # says what is missing, before a database is made beside what is no catalog
     return open_database(root or ROOT, force=force)
 
 

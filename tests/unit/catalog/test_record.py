@@ -497,8 +497,11 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
 def test_marks_point_at_keys_and_items(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("a: 1\nb:\n  - {c: 2,  d: 3}\n")
-    marks = Document(file).marks
-    assert (marks["b",], marks["b", 0], marks["b", 0, "d"]) == ((2, 1), (3, 5), (3, 13))
+    document = Document(file)
+    for at in (("b",), ("b", 0), ("b", 0, "d"), ("b", 7), ("a", "deeper")):
+        document.report(at, "a rule", "a remedy")
+    places = [(problem.line, problem.column) for problem in document.problems]
+    assert places == [(2, 1), (3, 5), (3, 13), (2, 1), (1, 1)]
 
 
 def test_every_key_is_described() -> None:

@@ -137,7 +137,7 @@ def test_signs_of_query_languages_mean_nothing(database: Database) -> None:
     ],
 )
 def test_the_words_of_a_text(text: str, words: list[str]) -> None:
-    assert search_words(text) == words
+    assert list(search_words(text)) == words
 
 
 def test_tokens_are_letters_and_digits_only() -> None:
