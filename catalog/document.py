@@ -14,12 +14,33 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 10
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times faster where it is built in
+SAFE: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times faster
 # Control signs, soft hyphens, signs without width, signs that turn the direction of writing, unreadable letters.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufffd\ufeff]")
 TEXT = "tag:yaml.org,2002:str"
 TODO = re.compile(r"\bTODO\b")
+KINDS: dict[type[yaml.Node], str] = {
+    yaml.MappingNode: "tag:yaml.org,2002:map",
+    yaml.SequenceNode: "tag:yaml.org,2002:seq",
+}
 Keys = tuple[str | int, ...]
+
+
+class Loader(SAFE):  # type: ignore[misc, valid-type]
+    """PyYAML's safe loader without its resolvers of paths, which nobody registers and every node would ask."""
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        """Tag of a node that names none."""
+        if kind is not yaml.ScalarNode:
+            return KINDS[kind]
+        resolvers = self.yaml_implicit_resolvers.get(value[:1], ()) if implicit[0] else ()
+        return next((tag for tag, pattern in resolvers if pattern.match(value)), TEXT)
+
+    def descend_resolver(self, *_: object) -> None:
+        """Nothing to note."""
+
+    def ascend_resolver(self) -> None:
+        """Nothing to forget."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,7 @@ class Document:
     def _place(self, at: Keys) -> tuple[int, int]:
         """Line and column of a value; of a key where there is one: that is where a reader looks."""
         if self._root is None and isinstance(self.data, dict):
-            self._root = yaml.compose(self.file.read_bytes().decode("utf-8"), Loader=LOADER)
+            self._root = yaml.compose(self.file.read_bytes().decode("utf-8"), Loader=Loader)
         node, place = self._root, self._start
         for part in at:
             pair = _pair(node, part)
@@ -71,7 +92,7 @@ class Document:
     def _read(self) -> Any:
         try:
             text = self.file.read_bytes().decode("utf-8")
-            node = yaml.compose(text, Loader=LOADER)
+            node = yaml.compose(text, Loader=Loader)
         except OSError as error:
             return self.report((), f"the file cannot be read: {error.strerror}", "check what it is and who may read it")
         except UnicodeDecodeError:

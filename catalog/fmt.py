@@ -21,7 +21,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString, ScalarString, Sin
 from yaml import SafeLoader, ScalarNode, load, scan
 from yaml import YAMLError as PlainError
 
-from catalog.document import LOADER, TEXT
+from catalog.document import TEXT, Loader
 from catalog.errors import CatalogError
 from catalog.schema import Record
 
@@ -88,10 +88,10 @@ def _content(text: str) -> tuple[Any, list[str]] | None:
     """What the reader of records makes of a text, and its comments; None if it cannot read it."""
     end, comments = 0, list[str]()
     try:
-        for token in scan(text, LOADER):
+        for token in scan(text, Loader):
             comments += COMMENT.findall(text, end, token.start_mark.index)
             end = max(end, token.end_mark.index)
-        return load(text, LOADER), sorted(comments)
+        return load(text, Loader), sorted(comments)
     except (PlainError, RecursionError, ValueError, LookupError, AttributeError):
         return None
 

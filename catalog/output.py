@@ -34,7 +34,7 @@ class Format(StrEnum):
 def show(rows: Sequence[Row], form: Format, columns: Mapping[str, str]) -> None:
     """Print rows. Tables show `columns` (key -> heading); JSON and CSV everything."""
     if form is Format.JSON:
-        put(as_json(rows) + "\n")
+        put(json_lines(rows) + "\n")
     elif form is Format.CSV:
         put(as_csv(rows, columns))
     else:
@@ -52,12 +52,17 @@ def put(text: str) -> None:
         raise SystemExit(STOPPED) from None
 
 
-def as_json(data: Any) -> str:
-    """Indented JSON in plain Unicode. Signs that would command a terminal are escaped; NaN and infinity are null."""
+def json_lines(rows: Sequence[Row]) -> str:
+    """A JSON list with one object a line: quick to write, and to look at with `grep`."""
+    return "[\n" + ",\n".join(as_json(row, indent=None) for row in rows) + "\n]" if rows else "[]"
+
+
+def as_json(data: Any, indent: int | None = 2) -> str:
+    """JSON in plain Unicode. Signs that would command a terminal are escaped; NaN and infinity are null."""
     try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(finite(data), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     return UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 

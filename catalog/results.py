@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError
 from sqlalchemy import Connection
 
-from catalog.document import LOADER
+from catalog.document import Loader
 from catalog.errors import CatalogError
 from catalog.names import tokens
 from catalog.tables import HARDWARE, MEASUREMENT, RUN
@@ -88,7 +88,7 @@ def read_report(file: Path) -> Report:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
             return Report.model_validate_json(text)
-        return Report.model_validate(yaml.load(text, Loader=LOADER))
+        return Report.model_validate(yaml.load(text, Loader=Loader))
     except OSError as error:
         raise InvalidReport(f"{file}: {error.strerror}\n    -> name the report.json of a run") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
