@@ -225,11 +225,26 @@ def check(draft: Draft) -> None:
     assert sampler is not None
     for rule, remedy in sampler.technique.check(draft.run):
         draft.report(rule, remedy, *sampler.path)
+    _check_process(draft, sampler)
     for index, entry in enumerate(draft.entries):
         for other in [*draft.entries[:index], sampler]:
             reason = conflict(other, entry)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
+
+
+def _check_process(draft: Draft, sampler: Entry) -> None:
+    """A sampler steps along one noise process; along another it would draw noise."""
+    assert draft.backbone is not None
+    made_for, process = sampler.technique.process, draft.backbone.noise.process
+    if made_for != process:
+        fitting = ", ".join(f"`{slug}`" for slug, cls in registry.techniques().items() if cls.process == process)
+        draft.report(
+            f"`{sampler.technique.slug}` is a sampler for {made_for} models, and `{draft.backbone.name}` is a "
+            f"{process} model",
+            f"use one of: {fitting}",
+            *sampler.path,
+        )
 
 
 def conflict(first: Entry, second: Entry) -> str | None:
