@@ -17,6 +17,7 @@ from engine.sites import SiteKind
 from engine.technique import Technique
 
 T = TypeVar("T")
+SHARED = ("engine.backbones.base", "engine.backbones.common")
 _extra: dict[str, type[Technique]] = {}
 
 
@@ -30,7 +31,7 @@ def backbones() -> Mapping[str, type[Backbone]]:
     found: dict[str, type[Backbone]] = {}
     for info in pkgutil.iter_modules(engine.backbones.__path__, "engine.backbones."):
         name = f"{info.name}.adapter" if info.ispkg else info.name
-        if name != "engine.backbones.base":
+        if info.name not in SHARED:
             cls = _only_class(importlib.import_module(name), Backbone)  # type: ignore[type-abstract]
             found[cls.name] = cls
     return found
