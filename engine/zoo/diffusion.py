@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+RATIOS = (0.05, 5.0)
 
 
 @contextmanager
@@ -31,12 +32,17 @@ class NoisyLatents:
         self.noised = kept.sqrt() * clean + (1 - kept).sqrt() * self.noise
 
     def loss(self, output: Tensor) -> Tensor:
-        """Squared error of the predicted noise, plus the variational bound by which the variance learns.
+        """Weighed squared error of the predicted noise, plus the variational bound by which the variance learns.
 
-        output [B, 2 C, h, w]: predicted noise, and where between its two bounds the log variance lies (-1 to 1).
+        output [B, 2 C, h, w]: predicted noise, and where between its two bounds the log variance lies (-1 to 1). The
+        error of the clean sample counts by its signal-to-noise ratio within `RATIOS` (as in Min-SNR, arXiv 2303.09556):
+        an unweighed error of the noise hardly feels the noisy steps, in which it is decided what the picture shows.
         """
         epsilon, fraction = output.chunk(2, dim=1)
-        return F.mse_loss(epsilon, self.noise) + self._bound(epsilon.detach(), fraction)
+        kept = torch.cumprod(1 - self.betas, 0)
+        ratio = kept / (1 - kept)
+        weight = self._at(ratio.clamp(*RATIOS) / ratio)
+        return (weight * (epsilon - self.noise).square()).mean() + self._bound(epsilon.detach(), fraction)
 
     def _bound(self, epsilon: Tensor, fraction: Tensor) -> Tensor:
         """Mean divergence in nats of the step the model would take from the true one; only the variance learns."""

@@ -76,5 +76,13 @@ def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora"
     write_card(work, out)
 
 
+@app.command()
+def picture_card(name: str, work: Path | None = None, out: Path | None = None) -> None:
+    """Generate and judge 64 pictures with the trained `dit` or `pixart`; write card, sample sheet and loss curve."""
+    from engine.zoo.picture_card import write_picture_card
+
+    write_picture_card(name, work or Path("runs/zoo") / name, out or WEIGHTS / name)
+
+
 if __name__ == "__main__":
     app()
