@@ -431,7 +431,8 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 
 
 def _notes(draft: Draft) -> list[str]:
-    notes = ["text_tokens is an estimate from the words of the longest prompt"]
+    assert draft.backbone is not None
+    notes = list(draft.backbone.notes)
     if draft.request.spec.model.weights == "random":
         notes.append("random weights: speed and memory are meaningful, quality is not")
     return notes

@@ -54,12 +54,12 @@ def pictures(batch: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def normalise(vae: AutoencoderKL, seed: int) -> None:
-    """Fold shift and scale into the 1x1 convolutions around the latents, so that they have mean 0 and variance 1.
+def normalise(vae: AutoencoderKL, images: Tensor) -> None:
+    """Fold shift and scale into the 1x1 convolutions around the latents: mean 0 and variance 1 over `images`.
 
     What the VAE reconstructs stays the same. A channel that hardly varies is not blown up beyond twice its share.
     """
-    means = vae.encode(pictures(512, torch.Generator().manual_seed(seed))).latent_dist.mean
+    means = vae.encode(images).latent_dist.mean
     centre, spread = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
     spread = spread.clamp(min=spread.max().item() / 2)
     channels = len(centre)
@@ -106,7 +106,7 @@ def train_picture_vae(work: Path, out: Path, *, seed: int, steps: int) -> None:
 
     schedule = Schedule(steps, learning_rate=1.5e-3, ema=0.995)
     seconds = fit("picture_vae", work, vae, averaged, loss_of, schedule, seed=seed)
-    normalise(averaged, seed)
+    normalise(averaged, pictures(512, torch.Generator().manual_seed(seed)))
     save_half(averaged, out)
     facts = {
         "seed": seed,

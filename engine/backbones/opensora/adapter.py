@@ -91,6 +91,7 @@ class OpenSora(Backbone):
     noise = RectifiedFlow()
     output = "video"
     branches: ClassVar[tuple[Branch, ...]] = (Branch.COND, Branch.UNCOND)
+    notes: ClassVar[tuple[str, ...]] = ("text_tokens is an estimate from the words of the longest prompt",)
 
     model: STDiT3
 
