@@ -199,7 +199,7 @@ def test_dit_halves_are_scored_alone(compile_tiny: Compile) -> None:
     settings = {"fresh_ratio": 0.5, "force_weight": 0.0, "step_weight": 0.0, "module_weight": 0.0, "layer_weight": 0.0}
     with opened(compile_tiny("dit", {"toca": settings})) as side:
         side.generate((1, 2))
-        memory = next(bag for key, bag in side.attachment.memories.items() if key[1].endswith(".ff"))
+        memory = next(bag for key, bag in side.attachment.memories.items() if key[1].endswith("_ff"))
         cond, uncond = memory.stale.chunk(2)
     assert (cond == 0).sum() == (uncond == 0).sum() == 2 * 8
     assert not torch.equal(cond, uncond)

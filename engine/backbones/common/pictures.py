@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engine.backbones.base import Backbone, Inputs
 from engine.backbones.common.configs import built, config_at_hand, known_fields, randomise
-from engine.backbones.common.transformer2d import block_sites, open_kernels, place_positions
+from engine.backbones.common.transformer2d import block_sites, open_blocks, place_positions
 from engine.denoise import DiscreteDiffusion
 from engine.random import draw
 from engine.sites import Site, SiteKind
@@ -77,7 +77,7 @@ class PictureTransformer(Backbone):
 
     def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any]) -> None:
         super().__init__(choice)
-        open_kernels(model)
+        open_blocks(model)
         self.model, self.vae_config = model, vae_config
         self.call = DenoiserCall(model)
         self.cell = 2 ** (len(vae_config["block_out_channels"]) - 1)

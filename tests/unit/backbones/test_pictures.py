@@ -106,7 +106,7 @@ def test_pixart_is_the_pipeline(compile_tiny: Compile, sampler: str, guidance: f
 
 
 @on_both
-def test_opened_attention_is_diffusers_own(name: str) -> None:
+def test_opened_blocks_are_diffusers_own(name: str) -> None:
     """Bit for bit, masks and all."""
     tiny = BACKBONES[name].tiny()
     inputs = tiny.inputs(prompts=["one", "two and more"])
