@@ -50,7 +50,9 @@ SUBJECTS = {
         str,
         {},
         ("transformer",),
-        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures.",
+        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures of\n"
+        "the set; as in every DiT the number after the last class means none. (That is 200 here, where diffusers'\n"
+        "DiTPipeline always writes 1000: it runs this model without guidance only.)",
     ),
     "pixart": Subject(
         PixArt,
