@@ -225,11 +225,26 @@ def check(draft: Draft) -> None:
     assert sampler is not None
     for rule, remedy in sampler.technique.check(draft.run):
         draft.report(rule, remedy, *sampler.path)
+    _check_process(draft, sampler)
     for index, entry in enumerate(draft.entries):
         for other in [*draft.entries[:index], sampler]:
             reason = conflict(other, entry)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
+
+
+def _check_process(draft: Draft, sampler: Entry) -> None:
+    """A sampler steps along one noise process; along another it would draw noise."""
+    assert draft.backbone is not None
+    made_for, process = sampler.technique.process, draft.backbone.noise.process
+    if made_for != process:
+        fitting = ", ".join(f"`{slug}`" for slug, cls in registry.techniques().items() if cls.process == process)
+        draft.report(
+            f"`{sampler.technique.slug}` is a sampler for {made_for} models, and `{draft.backbone.name}` is a "
+            f"{process} model",
+            f"use one of: {fitting}",
+            *sampler.path,
+        )
 
 
 def conflict(first: Entry, second: Entry) -> str | None:
@@ -416,7 +431,8 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 
 
 def _notes(draft: Draft) -> list[str]:
-    notes = ["text_tokens is an estimate from the words of the longest prompt"]
+    assert draft.backbone is not None
+    notes = list(draft.backbone.notes)
     if draft.request.spec.model.weights == "random":
         notes.append("random weights: speed and memory are meaningful, quality is not")
     return notes

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 Prediction = Literal["velocity", "epsilon", "sample"]
+Process = Literal["flow", "diffusion"]
+ROUNDING = 1e-6
+"""Fraction of a time step below which a level counts as exactly that step."""
+
+
+def half_log_snr(noise: NoiseSchedule, t: float) -> float:
+    """log(alpha / sigma) at level t, the lambda of the DPM-Solver papers; infinite for the clean sample."""
+    sigma = noise.sigma(t)
+    return math.log(noise.alpha(t) / sigma) if sigma > 0 else math.inf
 
 
 class NoiseSchedule(Protocol):
     """x_t = alpha(t) x_0 + sigma(t) noise, for t in 0..1."""
+
+    process: ClassVar[Process]
+    """Rectified flow, or diffusion that preserves variance: what a sampler must be made for."""
 
     def alpha(self, t: float) -> float:
         """Signal factor."""
@@ -27,6 +40,8 @@ class NoiseSchedule(Protocol):
 class RectifiedFlow:
     """Straight paths: alpha = 1 - t, sigma = t."""
 
+    process: ClassVar[Process] = "flow"
+
     def alpha(self, t: float) -> float:
         """1 - t."""
         return 1.0 - t
@@ -34,6 +49,44 @@ class RectifiedFlow:
     def sigma(self, t: float) -> float:
         """The level itself."""
         return t
+
+
+@dataclass(frozen=True)
+class DiscreteDiffusion:
+    """Diffusion in T time steps that preserves variance: alpha^2 + sigma^2 = 1.
+
+    Time step k in 0..T-1 is level (k + 1) / T, so that level 0 is the clean sample; `alphas_cumprod` holds alpha^2 of
+    every time step. Between two time steps the logarithm of alpha is linear.
+    """
+
+    alphas_cumprod: tuple[float, ...]
+    process: ClassVar[Process] = "diffusion"
+
+    def alpha(self, t: float) -> float:
+        """Signal factor."""
+        return math.sqrt(self._kept(t))
+
+    def sigma(self, t: float) -> float:
+        """Noise factor."""
+        return math.sqrt(1.0 - self._kept(t))
+
+    def timestep(self, t: float) -> float:
+        """The time step of a level, as the model takes it; whole where the level is that of a trained step."""
+        position = t * len(self.alphas_cumprod)
+        nearest = round(position)
+        return (nearest if abs(position - nearest) < ROUNDING else position) - 1
+
+    def _kept(self, t: float) -> float:
+        """alpha^2 at level t."""
+        step = self.timestep(t)
+        below = math.floor(step)
+        if below == step:
+            return self._at(below)
+        low, high = math.log(self._at(below)), math.log(self._at(below + 1))
+        return math.exp(low + (step - below) * (high - low))
+
+    def _at(self, step: int) -> float:
+        return 1.0 if step < 0 else self.alphas_cumprod[step]
 
 
 @dataclass(frozen=True)
@@ -70,6 +123,12 @@ class Denoise:
             return (x - sigma * out) / alpha
         # velocity = x_0 - noise, hence x = (alpha + sigma) x_0 - sigma velocity
         return (x + sigma * out) / (alpha + sigma)
+
+    def epsilon(self, x: Tensor, t: float, **extra: Any) -> Tensor:
+        """The noise in x."""
+        if self.prediction == "epsilon":
+            return self.predict(x, t, **extra)
+        return (x - self.noise.alpha(t) * self(x, t, **extra)) / self.noise.sigma(t)
 
     def velocity(self, x: Tensor, t: float, **extra: Any) -> Tensor:
         """x_0 - noise, the direction of a rectified flow towards the data."""

@@ -17,6 +17,7 @@ from engine.sites import SiteKind
 from engine.technique import Technique
 
 T = TypeVar("T")
+SHARED = ("engine.backbones.base", "engine.backbones.common")
 _extra: dict[str, type[Technique]] = {}
 
 
@@ -30,7 +31,7 @@ def backbones() -> Mapping[str, type[Backbone]]:
     found: dict[str, type[Backbone]] = {}
     for info in pkgutil.iter_modules(engine.backbones.__path__, "engine.backbones."):
         name = f"{info.name}.adapter" if info.ispkg else info.name
-        if name != "engine.backbones.base":
+        if info.name not in SHARED:
             cls = _only_class(importlib.import_module(name), Backbone)  # type: ignore[type-abstract]
             found[cls.name] = cls
     return found
@@ -45,6 +46,12 @@ def site_kinds(name: str) -> frozenset[SiteKind]:
 def backbones_with(kinds: frozenset[SiteKind]) -> list[str]:
     """Names of the backbones that have all these kinds of site."""
     return sorted(name for name in backbones() if kinds <= site_kinds(name))
+
+
+def backbones_for(cls: type[Technique]) -> list[str]:
+    """Names of the backbones a technique runs on: those with its sites, for a sampler those of its noise process."""
+    known = backbones()
+    return [name for name in backbones_with(cls.requires) if cls.process in (None, known[name].noise.process)]
 
 
 @contextmanager

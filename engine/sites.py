@@ -47,7 +47,8 @@ class Site:
     its block in forward order, `layer` the index its paper counts (both kinds of blocks of a pair share it),
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
-    here and in no inner site. `token_inputs` names the other inputs that may carry one row a token.
+    here and in no inner site; `context_macs` of them go to the text, however many tokens are evaluated. `token_inputs`
+    names the other inputs that may carry one row a token.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Site:
     width: int = 0
     along: Literal["all", "space", "time"] = "all"
     macs: int = 0
+    context_macs: int = 0
     token_inputs: tuple[str, ...] = ()
 
     @property

@@ -51,7 +51,8 @@ FULL = Phase("full")
 class RunShape:
     """What is known of a run before it starts: everything a schedule, an estimate or a check may depend on.
 
-    `grid` is the token grid (frames, rows, columns) of one sample, `pixels` the output's (frames, height, width).
+    `grid` is the token grid (frames, rows, columns) of one sample, `pixels` the output's (frames, height, width);
+    `timesteps` says in how many time steps the model was trained, where it was trained in steps.
     """
 
     backbone: str
@@ -63,6 +64,7 @@ class RunShape:
     grid: tuple[int, int, int]
     text_tokens: int
     dtype: torch.dtype = torch.float32
+    timesteps: int = 1000
 
     @property
     def tokens(self) -> int:

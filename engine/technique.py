@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from engine.cost import KEEP_ALL, Share
+from engine.denoise import Process
 from engine.sites import Site, SiteKind, Sites
 from engine.step import FULL, Phase, RunShape
 
@@ -67,6 +68,8 @@ class Technique(BaseModel):
     """Slugs it cannot run with although their stages differ, each with the reason in a few words."""
     shares_with: ClassVar[frozenset[str]] = frozenset()
     """Slugs of the same stage it may share a site with."""
+    process: ClassVar[Process | None] = None
+    """For samplers: the noise process whose solution they step along."""
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Parameters under which it must change nothing; None for samplers."""
     neutral_tolerance: ClassVar[float] = 0.0

@@ -95,7 +95,12 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"
     row("PSNR to baseline", "", psnr)
     row("SSIM to baseline", "", f"{report['ssim']:.4f}")
-    for key, label in (("object_seen", "object recognised"), ("direction_seen", "direction recognised")):
+    judged = (
+        ("object_seen", "object recognised"),
+        ("direction_seen", "direction recognised"),
+        ("prompt_accuracy", "prompt accuracy"),
+    )
+    for key, label in judged:
         if "judge" in plain and plain["judge"].get(key) is not None:
             row(label, f"{plain['judge'][key]:.0%}", f"{fast['judge'][key]:.0%}")
     return table

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from engine.errors import MissingWeights, Place, Problem
 
 EMBEDDED = Path(__file__).parent / "zoo" / "weights"
+"""A folder for each backbone; components that several use are in `shared`."""
 SINGLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SHOWN = 6
 
@@ -55,7 +56,9 @@ def locate(weights: str | dict[str, str], component: Component, backbone: str, *
     else:
         source, whole = weights, True
     if source == "embedded":
-        return _local(EMBEDDED / backbone / component.name, component, key, "reinstall the project: they ship with it")
+        own, shared = (EMBEDDED / folder / component.name for folder in (backbone, "shared"))
+        folder = own if own.is_dir() or not shared.is_dir() else shared
+        return _local(folder, component, key, "reinstall the project: they ship with it")
     if is_hub_id(source):
         return _from_hub(source, component, whole, key, download)
     folder = Path(source).expanduser()

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from engine import registry
+from engine.backbones.base import Backbone
 from engine.document import parse
 from engine.spec import Request, Spec
 
@@ -22,8 +26,33 @@ with warnings.catch_warnings():
 
 TINY_INPUTS: dict[str, dict[str, Any]] = {
     "opensora": {"num_frames": 17, "height": 16, "width": 24, "fps": 12, "guidance": 3.0},
+    "dit": {"size": 16, "guidance": 3.0},
+    "pixart": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
 }
-TINY_SAMPLER = {"opensora": {"rflow": {"steps": TINY_STEPS, "base_size": 16}}}
+TINY_SAMPLER = {
+    "opensora": {"rflow": {"steps": TINY_STEPS, "base_size": 16}},
+    "dit": {"ddim": {"steps": TINY_STEPS}},
+    "pixart": {"dpm_solver_pp": {"steps": TINY_STEPS}},
+}
+
+
+def disturb_unconditional(tiny: Backbone) -> None:
+    """Change what the unconditional branch of a tiny backbone reads, and nothing else."""
+    if tiny.name == "pixart":
+        encoder = tiny.text
+
+        def other(prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+            features, mask = encoder(prompts, length)
+            return (features + 1 if set(prompts) == {""} else features), mask
+
+        tiny.text = other
+        return
+    with torch.no_grad():
+        if tiny.name == "dit":
+            for block in tiny.model.transformer_blocks:
+                block.norm1.emb.class_embedder.embedding_table.weight[-1].add_(1.0)
+        else:
+            tiny.model.get_buffer("y_embedder.y_embedding").add_(1.0)
 
 
 def tiny_request(
@@ -32,13 +61,14 @@ def tiny_request(
     prompts: Sequence[str] = ("a cat", "the dog"),
     inputs: dict[str, Any] | None = None,
     seed: int = 0,
+    sampler: dict[str, Any] | None = None,
 ) -> Request:
     """A request on the tiny twin of a backbone."""
     settled = {**TINY_INPUTS[backbone], "prompts": list(prompts), **(inputs or {})}
     spec = Spec.model_validate(
         {
             "model": {"backbone": backbone, "weights": "random"},
-            "sampler": TINY_SAMPLER[backbone],
+            "sampler": sampler or TINY_SAMPLER[backbone],
             "techniques": list(techniques),
             "inputs": settled,
             "seed": seed,

@@ -34,6 +34,8 @@ class Backbone(ABC):
     output: ClassVar[Literal["image", "video"]]
     branches: ClassVar[tuple[Branch, ...]]
     """Guidance layout, in batch order."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What a reader of a plan should know of its numbers."""
 
     def __init__(self, choice: ModelChoice) -> None:
         self.choice = choice

@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from engine.backbones.opensora.adapter import OpenSora, OpenSoraInputs
-from engine.denoise import Denoise
 from engine.spec import ModelChoice
-from engine.techniques.solvers.rflow import Rflow, euler
+from engine.techniques.solvers.rflow import Rflow
 from engine.zoo import emoji
 from engine.zoo.judge import judge_videos
 from engine.zoo.opensora import FPS, FRAMES, SIZE
+from engine.zoo.plain import PROMPTS, generate, random_objects
 
-PROMPTS, SHOWN, BATCH = 64, 24, 8
+SHOWN = 24
 SAMPLER = Rflow(steps=30, base_size=SIZE)
 GUIDANCE = 3.0
 
@@ -28,33 +28,20 @@ GUIDANCE = 3.0
 def evaluation_prompts(seed: int = 1) -> list[str]:
     """64 random captions of the training vocabulary."""
     generator = torch.Generator().manual_seed(seed)
-    things = torch.randperm(len(emoji.names()), generator=generator)[:PROMPTS].tolist()
+    things = random_objects(generator)
     ways = torch.randint(len(emoji.DIRECTIONS), (PROMPTS,), generator=generator).tolist()
-    return [emoji.caption(emoji.names()[thing], emoji.DIRECTIONS[way]) for thing, way in zip(things, ways, strict=True)]
+    return [emoji.caption(thing, emoji.DIRECTIONS[way]) for thing, way in zip(things, ways, strict=True)]
 
 
-@torch.inference_mode()
-def generate(folder: Path, prompts: Sequence[str], seed: int) -> Tensor:
+def generated(folder: Path, prompts: Sequence[str], seed: int) -> Tensor:
     """Videos [b, 3, F, H, W] in 0..1 of the weights in `folder`, by the plain model."""
     backbone = OpenSora.sketch(ModelChoice(backbone="opensora", weights=str(folder)))
     backbone.load(torch.device("cpu"))
-    videos = []
-    for start in range(0, len(prompts), BATCH):
-        inputs = OpenSoraInputs(
-            prompts=list(prompts[start : start + BATCH]), num_frames=FRAMES, height=SIZE, width=SIZE, fps=FPS
-        )
-        run = backbone.shape(inputs, SAMPLER.steps)
-        conditions = backbone.encode(inputs, run)
 
-        def predict(x: Tensor, t: float) -> Tensor:
-            rows = backbone.predict(x, t, conditions, backbone.branches)  # noqa: B023 - called within this turn
-            return backbone.combine(rows, backbone.branches, GUIDANCE)
+    def inputs_of(some: list[str]) -> OpenSoraInputs:
+        return OpenSoraInputs(prompts=some, num_frames=FRAMES, height=SIZE, width=SIZE, fps=FPS, guidance=GUIDANCE)
 
-        seeds = [seed + start + index for index in range(run.batch)]
-        times = SAMPLER.times(run)
-        denoise = Denoise(predict, backbone.prediction, backbone.noise)
-        videos.append(backbone.decode(euler(backbone.initial_noise(run, seeds), times, denoise), run))
-    return torch.cat(videos)
+    return generate(backbone, SAMPLER, inputs_of, prompts, seed)
 
 
 def sample_sheet(videos: Tensor, prompts: Sequence[str]) -> Image.Image:
@@ -80,8 +67,8 @@ def loss_curves(work: Path, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     stages = [stage for stage in ("spatial_vae", "temporal_vae", "denoiser") if (work / f"{stage}.csv").exists()]
-    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained")
-    for axis, stage in zip(axes, stages, strict=True):
+    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained", squeeze=False)
+    for axis, stage in zip(axes[0], stages, strict=True):
         with (work / f"{stage}.csv").open(newline="") as file:
             rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
         losses = torch.tensor([loss for _, loss in rows])
@@ -96,7 +83,7 @@ def loss_curves(work: Path, path: Path) -> None:
 def write_card(work: Path, out: Path) -> None:
     """Generate, judge, and write README.md, samples.png and loss.svg beside the weights."""
     prompts = evaluation_prompts()
-    videos = generate(out, prompts, seed=1000)
+    videos = generated(out, prompts, seed=1000)
     seen = judge_videos(videos, prompts)
     sample_sheet(videos[:SHOWN], prompts[:SHOWN]).save(out / "samples.png", optimize=True)
     loss_curves(work, out / "loss.svg")

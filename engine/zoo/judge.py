@@ -10,6 +10,9 @@ from torch import Tensor
 from engine.weights import EMBEDDED, fitting, place, read_config
 from engine.zoo.classifier import EmojiClassifier
 
+SIZE = 64
+"""Edge in pixels of the pictures the classifier was trained on."""
+
 
 def load_classifier() -> EmojiClassifier:
     """The classifier that ships with the project, on the CPU."""
@@ -27,6 +30,18 @@ def judge_videos(videos: Tensor, prompts: Sequence[str]) -> dict[str, float | No
     """
     seen = load_classifier().seen(videos.float().cpu() * 2 - 1, prompts)
     return {"object_seen": _share(seen["object_ok"]), "direction_seen": _share(seen["direction_ok"])}
+
+
+@torch.inference_mode()
+def judge_pictures(pictures: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
+    """Share of pictures [b, 3, 1, 64, 64] in 0..1 in which the classifier sees what the prompt names.
+
+    A prompt that names no known object is left out; None when none is left, or the pictures have another size.
+    """
+    if pictures.shape[-2:] != (SIZE, SIZE):
+        return {"prompt_accuracy": None}
+    seen = load_classifier().seen(pictures.float().cpu() * 2 - 1, prompts)
+    return {"prompt_accuracy": _share(seen["object_ok"])}
 
 
 def _share(answers: Sequence[bool | None]) -> float | None:

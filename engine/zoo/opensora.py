@@ -22,6 +22,7 @@ from engine.backbones.opensora.vae import OpenSoraVAE
 from engine.zoo import emoji
 from engine.zoo.files import save_half
 from engine.zoo.loop import Schedule, fit
+from engine.zoo.losses import kl_divergence, reconstruction_loss
 from engine.zoo.text import MAX_LENGTH, build_encoder, build_tokenizer, save_text_side
 
 FRAMES, SIZE, FPS, STILL_FPS = 17, 64, 12, 120
@@ -58,19 +59,6 @@ class Recipe:
     bank_clips: int = 3200
     batch: int = 16
     still_batch: int = 64
-
-
-def reconstruction_loss(target: Tensor, output: Tensor) -> Tensor:
-    """L1 on values and on neighbouring differences, which keeps outlines crisp. Shapes: [..., H, W]."""
-    loss = F.l1_loss(output, target)
-    for axis in (-1, -2):
-        loss = loss + F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
-    return loss
-
-
-def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Mean divergence of a diagonal Gaussian from the standard one."""
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
 def train_spatial(vae: OpenSoraVAE, folder: Path, recipe: Recipe) -> float:

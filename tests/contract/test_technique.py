@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES, ROOT, TECHNIQUES, TINY_STEPS, tiny_request
+from support import BACKBONES, ROOT, TECHNIQUES, TINY_STEPS, disturb_unconditional, tiny_request
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,6 +43,12 @@ def latents_of(compiled: Compiled, trace: Trace | None = None, seeds: tuple[int,
 
 def plain_latents(backbone: Backbone, compile_tiny: Compile, **options: Any) -> Tensor:
     return latents_of(compile_tiny(backbone.name, on=backbone, **options))
+
+
+def same(first: Tensor, second: Tensor) -> None:
+    """Equal up to rounding, which grows with the size that random models give their latents."""
+    size = max(1.0, second.abs().max().item())
+    torch.testing.assert_close(first, second, atol=2e-4 * size, rtol=1e-3)
 
 
 @on_tiny
@@ -108,7 +114,7 @@ def test_a_batch_is_its_samples(cls: type[Technique], backbone: str, compile_tin
     together = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny, prompts=prompts))
     for index, prompt in enumerate(prompts):
         alone = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny, prompts=(prompt,)), seeds=(5 + index,))
-        torch.testing.assert_close(together[index : index + 1], alone, atol=2e-4, rtol=1e-3)
+        same(together[index : index + 1], alone)
 
 
 @on_tiny
@@ -117,7 +123,7 @@ def test_guidance_layouts_agree(cls: type[Technique], backbone: str, compile_tin
     normal = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny))
     tiny.branches = tuple(reversed(tiny.branches))  # type: ignore[misc]
     swapped = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny))
-    torch.testing.assert_close(normal, swapped, atol=2e-4, rtol=1e-3)
+    same(normal, swapped)
 
 
 @on_tiny
@@ -137,8 +143,7 @@ def test_branches_do_not_leak(
     tiny = BACKBONES[backbone].tiny()
     monkeypatch.setattr(tiny, "combine", lambda rows, branches, _guidance: rows.chunk(2)[branches.index(Branch.COND)])
     before = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny))
-    with torch.no_grad():
-        tiny.model.get_buffer("y_embedder.y_embedding").add_(1.0)
+    disturb_unconditional(tiny)
     torch.testing.assert_close(latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny)), before)
 
 
@@ -181,7 +186,7 @@ def test_compiles_into_as_many_graphs_as_phases(cls: type[Technique], backbone: 
         finally:
             del model.forward
     torch._dynamo.reset()
-    torch.testing.assert_close(traced, eager, atol=2e-4, rtol=1e-3)
+    same(traced, eager)
     assert counter.frame_count == compiled.plan.graphs
 
 

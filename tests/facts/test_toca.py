@@ -83,16 +83,13 @@ def test_counters_after_full_and_partial_steps(compile_tiny: Compile) -> None:
     assert {name for name, _ in seen} == {"full", "refresh", "partial"}
 
 
-def test_ratio_zero_is_fora_on_the_same_steps(compile_tiny: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without fresh tokens ToCa is FORA; the two count steps from different ends, so FORA is given ToCa's steps."""
-    from engine.ops.schedules import full_steps_from_start
-
+def test_ratio_zero_is_fora_on_the_same_steps(compile_tiny: Compile) -> None:
+    """Without fresh tokens ToCa is FORA."""
     tiny = BACKBONES["opensora"].tiny()
     toca = {"toca": {"fresh_ratio": 0.0, "cross_interval": 3, "interval": 3, "warmup": 0}}
     with opened(compile_tiny("opensora", toca, on=tiny)) as side:
         ours = side.generate((1, 2))
-    monkeypatch.setattr("engine.techniques.caching.fora.full_steps_from_end", full_steps_from_start)
-    with opened(compile_tiny("opensora", {Fora.slug: {"interval": 3}}, on=tiny)) as side:
+    with opened(compile_tiny("opensora", {Fora.slug: {"interval": 3, "count_down": False}}, on=tiny)) as side:
         assert torch.equal(side.generate((1, 2)), ours)
 
 
@@ -149,20 +146,77 @@ def test_random_control_refreshes_as_many_tokens(compile_tiny: Compile) -> None:
     assert len(set(counts[0])) == 2
 
 
+@pytest.mark.parametrize(
+    ("backbone", "down", "full"),
+    [
+        ("dit", True, [49, 44, 40, 36, 30, 27, 24, 21, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0]),
+        ("pixart", False, [0, 6, 9, 12, 15, 18]),
+    ],
+)
+def test_full_steps_of_the_official_code(backbone: str, down: bool, full: list[int]) -> None:
+    """In its own count of steps, which on DiT runs downwards."""
+    phases = of_scale(backbone).entries[0].phases
+    count = len(phases)
+    done = [count - 1 - index if down else index for index, phase in enumerate(phases) if phase.name == "full"]
+    assert done == full
+    assert {phase.name for phase in phases} == {"full", "partial"}
+
+
+def test_dit_saves_the_macs_of_its_table() -> None:
+    """10.23 of 23.74 TFLOPs a picture with guidance, 2.32x."""
+    plan = of_scale("dit").plan
+    assert plan.estimate.baseline_macs / plan.shape.batch == pytest.approx(23.74e12 / 2, rel=0.01)
+    assert plan.estimate.macs / plan.shape.batch == pytest.approx(10.23e12 / 2, rel=0.02)
+
+
+def test_pixart_saves_the_macs_of_its_table() -> None:
+    """5.78 of 11.18 TFLOPs, 1.93x, with prompts of 24 tokens; diffusers' pipeline pads them to 120 and spends more."""
+    estimate = of_scale("pixart", "inputs.max_sequence_length=24").plan.estimate
+    assert estimate.baseline_macs == pytest.approx(11.18e12 / 2, rel=0.001)
+    assert estimate.macs == pytest.approx(5.78e12 / 2, rel=0.001)
+    assert of_scale("pixart").plan.estimate.macs_ratio == pytest.approx(1.84, rel=0.005)
+
+
 def test_dit_preset_ratios() -> None:
-    """DDIM-50 preset: nothing refreshed while step > 37.5; at most about 0.63 at the end (DiT-XL has 28 layers)."""
-    preset = ToCa(
-        fresh_ratio=0.07, step_weight=2.0, layer_weight=-0.2, module_weight=2.5, mlp_share=0.6, count_down=True,
-        force_weight=0.4, score="attention",
-    )  # fmt: skip
-    tiny = BACKBONES["opensora"].tiny()
-    run = tiny.shape(tiny.inputs(prompts=["a"], num_frames=17, height=16, width=16), 50)
-    values = [preset._phase(index, 50, frozenset(), frozenset()).value for index in range(50)]
-    assert all(value == 0.0 for value in values[:12])  # steps 49 .. 38
-    assert all(value > 0.0 for value in values[12:] if value is not None)
-    site = next(site for site in tiny.sites(run) if site.kind is SiteKind.FEED_FORWARD)
-    last = replace(site, layer=27, layers=28)
-    assert values[-1] is not None
-    assert preset.ratio(last, values[-1]) == pytest.approx(0.07 * 3 * 1.2 * 2.5)
-    cross = replace(last, kind=SiteKind.CROSS_ATTENTION)
-    assert preset.ratio(cross, values[-1]) == pytest.approx(0.0, abs=1e-12)
+    """DDIM-50 preset: nothing refreshed while step > 37.5; at most about 0.63 at the end of DiT-XL."""
+    compiled = of_scale("dit")
+    technique, phases = compiled.entries[0].technique, compiled.entries[0].phases
+    assert isinstance(technique, ToCa)
+    partials = [(49 - index, phase.value) for index, phase in enumerate(phases) if phase.name == "partial"]
+    assert all((value == 0.0) == (step > 37.5) for step, value in partials)
+    sites = [site for site, _ in compiled.entries[0].wraps if site.kind is SiteKind.FEED_FORWARD]
+    assert [sites[-1].layer, sites[-1].layers] == [27, 28]
+    last = 0.07 * (3 - 4 * 1 / 50)
+    assert partials[-1] == (1, pytest.approx(last))
+    assert technique.ratio(sites[-1], last) == pytest.approx(last * 1.2 * 2.5)
+    assert technique.ratio(sites[0], last) == pytest.approx(last * 0.8 * 2.5)
+    cross = replace(sites[-1], kind=SiteKind.CROSS_ATTENTION)
+    assert technique.ratio(cross, last) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_dit_halves_are_scored_alone(compile_tiny: Compile) -> None:
+    """With attention as the score, each guidance half refreshes its own tokens, as the official DiT code does."""
+    settings = {"fresh_ratio": 0.5, "force_weight": 0.0, "step_weight": 0.0, "module_weight": 0.0, "layer_weight": 0.0}
+    with opened(compile_tiny("dit", {"toca": settings})) as side:
+        side.generate((1, 2))
+        memory = next(bag for key, bag in side.attachment.memories.items() if key[1].endswith("_ff"))
+        cond, uncond = memory.stale.chunk(2)
+    assert (cond == 0).sum() == (uncond == 0).sum() == 2 * 8
+    assert not torch.equal(cond, uncond)
+
+
+def test_pixart_preset_ratios() -> None:
+    """Layers from 1.6 to 0.4, steps from 1.9 to 0.1, cross-attention 0.6 and MLP 1.6."""
+    compiled = of_scale("pixart")
+    technique, phases = compiled.entries[0].technique, compiled.entries[0].phases
+    assert isinstance(technique, ToCa)
+    assert phases[1].value == pytest.approx(0.3 * (1.9 - 1.8 / 20))
+    assert phases[19].value == pytest.approx(0.3 * (1.9 - 1.8 * 19 / 20))
+    for kind, factor in ((SiteKind.CROSS_ATTENTION, 0.6), (SiteKind.FEED_FORWARD, 1.6)):
+        sites = [site for site, _ in compiled.entries[0].wraps if site.kind is kind]
+        assert technique.ratio(sites[0], 0.1) == pytest.approx(0.1 * 1.6 * factor)
+        assert technique.ratio(sites[-1], 0.1) == pytest.approx(0.1 * 0.4 * factor)
+
+
+def of_scale(backbone: str, *changes: str) -> Compiled:
+    return compile_spec(load_spec(ROOT / "specs" / f"toca_{backbone}.yaml", profile="scale", changes=changes))

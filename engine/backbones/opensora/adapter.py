@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,17 +13,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from engine.backbones.base import Backbone, Inputs
-from engine.backbones.opensora import text
+from engine.backbones.common import text
+from engine.backbones.common.configs import built, config_at_hand, known_fields, randomise
 from engine.backbones.opensora.sizes import LatentSizes
 from engine.backbones.opensora.stdit3 import STDiT3, STDiT3Block
 from engine.denoise import Given, RectifiedFlow
-from engine.errors import MissingWeights
 from engine.media import read_frames
 from engine.random import draw
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice
 from engine.step import Branch, RunShape
-from engine.weights import Component, fitting, is_hub_id, locate, missing, place, read_config
+from engine.weights import Component, fitting, locate, place
 
 if TYPE_CHECKING:
     from engine.backbones.opensora.vae import OpenSoraVAE
@@ -43,6 +42,11 @@ TINY_VAE: Mapping[str, Any] = {
     "temporal_norm_num_groups": 4,
 }
 STILL_FPS = 120
+
+
+def prepared(prompt: str, aesthetic_score: float | None) -> str:
+    """The prompt with the score that Open-Sora's training captions carried, where one is asked for."""
+    return prompt if aesthetic_score is None else f"{prompt} aesthetic score: {aesthetic_score:.1f}."
 
 
 class OpenSoraInputs(Inputs):
@@ -87,6 +91,7 @@ class OpenSora(Backbone):
     noise = RectifiedFlow()
     output = "video"
     branches: ClassVar[tuple[Branch, ...]] = (Branch.COND, Branch.UNCOND)
+    notes: ClassVar[tuple[str, ...]] = ("text_tokens is an estimate from the words of the longest prompt",)
 
     model: STDiT3
 
@@ -100,8 +105,9 @@ class OpenSora(Backbone):
     def sketch(cls, choice: ModelChoice) -> Self:
         """Sizes from the weights' config.json where it is at hand, else those of the published checkpoint."""
         with torch.device("meta"):
-            model = _built(STDiT3, _config(choice, TRANSFORMER), TRANSFORMER)
-        return cls(choice, model, _config(choice, VAE))
+            config = known_fields(STDiT3, config_at_hand(choice, TRANSFORMER, cls.name))
+            model = built(STDiT3, config, TRANSFORMER)
+        return cls(choice, model, config_at_hand(choice, VAE, cls.name))
 
     @cached_property
     def vae(self) -> OpenSoraVAE:
@@ -110,7 +116,7 @@ class OpenSora(Backbone):
 
         with torch.device(self.device), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return cast("OpenSoraVAE", _built(OpenSoraVAE, dict(self.vae_config), VAE))
+            return cast("OpenSoraVAE", built(OpenSoraVAE, self.vae_config, VAE))
 
     @classmethod
     def tiny(cls) -> Self:
@@ -123,7 +129,7 @@ class OpenSora(Backbone):
                 if parameter.ndim > 1:
                     nn.init.normal_(parameter, std=0.2)
         backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), TINY_VAE)
-        backbone.text = text.RandomText(model.config["caption_channels"], model.config["model_max_length"])
+        backbone.text = text.RandomText(model.config["caption_channels"])
         backbone.device = torch.device("cpu")
         return backbone
 
@@ -135,8 +141,8 @@ class OpenSora(Backbone):
         else:
             folders = {part.name: locate(weights, part, self.name) for part in COMPONENTS}
             denoiser, vae = fitting(self.model, folders["transformer"]), fitting(self.vae, folders["vae"])
-            length, channels = (int(self.model.config[key]) for key in ("model_max_length", "caption_channels"))
-            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], length, channels, device)
+            channels = int(self.model.config["caption_channels"])
+            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], channels, device)
             place(self.model, denoiser, self.dtype, device)
             place(self.vae, vae, self.dtype, device)
         self.model.eval().requires_grad_(False)
@@ -144,18 +150,10 @@ class OpenSora(Backbone):
         self.device = device
 
     def _randomise(self, device: torch.device) -> None:
-        generator = torch.Generator(device).manual_seed(0)
-        for module in (self.model, self.vae):
-            # nn.Module's own `to`: that of diffusers warns about casts that `from_pretrained` would do differently.
-            nn.Module.to(module, self.dtype).to_empty(device=device)
-            for name, tensor in module.state_dict().items():
-                if tensor.ndim > 1 and not name.endswith(("scale", "shift")):
-                    tensor.normal_(std=0.02, generator=generator)
-                else:
-                    tensor.fill_(0.0 if name.endswith(("bias", "shift")) else 1.0)
+        randomise((self.model, self.vae), self.dtype, device)
         fresh = STDiT3.from_config({**self.model.config, "depth": 1}).rope.freqs
         self.model.rope.freqs.data.copy_(fresh)
-        self.text = text.RandomText(self.model.config["caption_channels"], self.model.config["model_max_length"])
+        self.text = text.RandomText(self.model.config["caption_channels"])
 
     def weight_files(self) -> dict[str, Path]:
         """Weight files of all components."""
@@ -172,7 +170,7 @@ class OpenSora(Backbone):
         assert isinstance(inputs, OpenSoraInputs)
         pixels = (inputs.num_frames, inputs.height, inputs.width)
         latent = self.sizes.latent_shape(*pixels)
-        words = max(len(text.prepared(prompt, inputs.aesthetic_score).split()) for prompt in inputs.prompts)
+        words = max(len(prepared(prompt, inputs.aesthetic_score).split()) for prompt in inputs.prompts)
         longest = int(self.model.config["model_max_length"])
         return RunShape(
             backbone=self.name,
@@ -201,8 +199,8 @@ class OpenSora(Backbone):
     def encode(self, inputs: Inputs, run: RunShape) -> Conditions:
         """Text features cut to the longest prompt; the unconditional half is the null caption under the same mask."""
         assert isinstance(inputs, OpenSoraInputs) and self.text is not None
-        prompts = [text.prepared(prompt, inputs.aesthetic_score) for prompt in inputs.prompts]
-        features, mask = self.text(prompts)
+        prompts = [prepared(prompt, inputs.aesthetic_score) for prompt in inputs.prompts]
+        features, mask = self.text(prompts, int(self.model.config["model_max_length"]))
         longest = int(mask.sum(dim=1).max())
         features, mask = features[:, :longest].to(self.device), mask[:, :longest].to(self.device)
         null = self.model.y_embedder.null(longest).to(features.dtype).expand_as(features)
@@ -285,7 +283,13 @@ class OpenSora(Backbone):
             site("", SiteKind.BLOCK, block, 0),
             site(".attn", kind, attend, 4 * tokens * width**2, along=along),
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
-            site(".cross_attn", SiteKind.CROSS_ATTENTION, read, 2 * (tokens + words) * width**2),
+            site(
+                ".cross_attn",
+                SiteKind.CROSS_ATTENTION,
+                read,
+                2 * (tokens + words) * width**2,
+                context_macs=2 * words * width**2,
+            ),
             site(".cross_attn.kernel", SiteKind.KERNEL, read.kernel, 2 * tokens * words * width),
             site(
                 ".mlp", SiteKind.FEED_FORWARD, block.mlp, 2 * tokens * width * hidden, token_inputs=("shift", "scale")
@@ -309,29 +313,3 @@ class OpenSora(Backbone):
         from engine.zoo.judge import judge_videos
 
         return judge_videos(videos, inputs.prompts)
-
-
-def _built(kind: Any, config: dict[str, Any], component: Component) -> Any:
-    """The component's model from its config; fields that other libraries add to the denoiser's are left out."""
-    if kind is STDiT3:
-        known = inspect.signature(STDiT3.__init__).parameters
-        config = {name: value for name, value in config.items() if name in known}
-    try:
-        return kind.from_config(config)
-    except (TypeError, ValueError) as error:
-        rule = f"the config.json of the {component.name} describes no model that can be built ({error})"
-        raise missing(rule, "use the config.json that came with the weights") from None
-
-
-def _config(choice: ModelChoice, component: Component) -> dict[str, Any]:
-    """The component's config.json, or an empty mapping (the published sizes) when it is only on the hub."""
-    weights = choice.weights
-    if weights == "random":
-        return {}
-    source = weights.get(component.name, "") if isinstance(weights, dict) else weights
-    if is_hub_id(source):
-        try:
-            return read_config(locate(weights, component, OpenSora.name, download=False))
-        except MissingWeights:
-            return {}
-    return read_config(locate(weights, component, OpenSora.name))

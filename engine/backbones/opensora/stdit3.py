@@ -20,6 +20,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from engine.backbones.common.kernel import AttentionKernel
+
 NORM_EPS = 1e-6
 
 
@@ -89,14 +91,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of `x` [..., d]."""
         return F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype) * self.weight
-
-
-class AttentionKernel(nn.Module):
-    """Scaled dot-product attention, as a module so that it can be a site."""
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query [B', heads, N, d]; key, value [B', heads, M, d]; mask [B', 1, 1, M], True where a key counts."""
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 class SelfAttention(nn.Module):

@@ -38,19 +38,20 @@ class ToCa(Technique):
     stage = Stage.REUSE
     requires = frozenset({SiteKind.FEED_FORWARD, SiteKind.KERNEL})
     couples_branches = True  # both guidance halves refresh the same tokens
-    neutral: ClassVar[dict[str, Any]] = {"interval": 1, "cross_interval": 1}
+    neutral: ClassVar[dict[str, Any]] = {"interval": 1, "cross_interval": 1, "force_weight": 0.0}
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Settings inside the official Open-Sora variant's inference script.
-        "opensora": {
-            "fresh_ratio": 0.1, "interval": 3, "cross_interval": 6, "warmup": 3, "score": "cross_entropy",
-            "module_weight": 1.5, "mlp_share": 0.33,
-        },
+        # Settings in the official Open-Sora variant's script; run commands and presets of those for DiT and PixArt.
+        "opensora": {"fresh_ratio": 0.1, "interval": 3, "cross_interval": 6, "warmup": 3, "score": "cross_entropy",
+                     "module_weight": 1.5, "mlp_share": 0.33},
+        "dit": {"fresh_ratio": 0.07, "interval": 3, "force_weight": 0.4, "count_down": True, "score": "attention",
+                "spread_weight": 0.6, "layer_weight": -0.2, "step_weight": 2.0, "module_weight": 2.5},
+        "pixart": {"fresh_ratio": 0.3, "interval": 3, "force_weight": 0.2, "spread_weight": 0.4, "cell": 4,
+                   "layer_weight": 0.6, "step_weight": 0.9, "module_weight": 1.0},
     }  # fmt: skip
     deviations: ClassVar[tuple[str, ...]] = (
         "a step is full or partial for all blocks; the official DiT and PixArt code adds first-block-only steps",
         "the cells of the spatial bonus may be cut at the border, where the official code needs a divisible square",
-        "varying intervals, layer and step weights, the spatial bonus and the attention score are those of the DiT and "
-        "PixArt variants; here they run on Open-Sora only, where the paper leaves them off",
+        "text entropy is kept from the last full step; the official PixArt code also updates it for refreshed tokens",
         "with `cache_type: random` tokens come from the global generator, so that a sample depends on its batch",
     )
 
@@ -164,7 +165,9 @@ class ToCa(Technique):
         held += per_token
         if phase.name == "full" or (phase.name == "refresh" and site.kind is MLP):
             return Share(held=held)
-        return Share(int(self.ratio(site, phase.value or 0.0) * site.tokens) / site.tokens, held=held)
+        count = int(self.ratio(site, phase.value or 0.0) * site.tokens)
+        kept = count / site.tokens
+        return Share(kept, added=round((1 - kept) * site.context_macs) if count else 0, held=held)
 
 
 def reuse(call: Call, hidden: Tensor, at: At) -> Tensor:

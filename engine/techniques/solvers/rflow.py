@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from engine.artefacts import Artefact
-from engine.denoise import Denoise
+from engine.denoise import Denoise, Process
 from engine.step import RunShape
 from engine.technique import Sampler, Stage, Technique
 
@@ -22,6 +22,7 @@ class Rflow(Technique):
     slug = "rflow"
     family = "solvers"
     stage = Stage.TRAJECTORY
+    process: ClassVar[Process | None] = "flow"
     deviations: ClassVar[tuple[str, ...]] = (
         "noise for conditioning frames comes from each sample's own generator, not from one generator a batch",
     )

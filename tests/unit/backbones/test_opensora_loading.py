@@ -133,7 +133,7 @@ def assert_holds(backbone: OpenSora, saved: Path) -> None:
         assert {parameter.device for parameter in module.parameters()} == {CPU}
     assert backbone.device == CPU
     assert backbone.text is not None
-    features, mask = backbone.text(["a red cat", "the dog"])
+    features, mask = backbone.text(["a red cat", "the dog"], 8)
     assert features.shape == (2, 8, 16)
     assert features.dtype == torch.float32
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]
@@ -173,7 +173,7 @@ def test_loaded_weights_compute_what_the_reference_does(saved: Path) -> None:
     x = backbone.initial_noise(run, [1, 2])
     ours = backbone.predict(x, 0.75, conditions, (Branch.COND, Branch.UNCOND))
     assert backbone.text is not None
-    features, mask = backbone.text(inputs.prompts)
+    features, mask = backbone.text(inputs.prompts, 8)
     state = load_file(saved / "transformer" / "model.safetensors")
     null = state["y_embedder.y_embedding"].expand_as(features)
     theirs = original.forward(
@@ -575,7 +575,7 @@ def test_text_side_from_the_hub(saved: Path, online: list[tuple[str, dict[str, A
 def small_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub id is sketched with the published sizes; let those be small here."""
     sizes = {"transformer": DENOISER_CONFIG, "vae": {**VAE_CONFIG, **VAE_EXTRAS}}
-    monkeypatch.setattr(adapter, "_config", lambda _choice, component: sizes[component.name])
+    monkeypatch.setattr(adapter, "config_at_hand", lambda _choice, component, _backbone: sizes[component.name])
 
 
 def test_whole_model_from_the_hub(

@@ -18,16 +18,11 @@ COMPONENTS = (
 )
 
 
-def prepared(prompt: str, aesthetic_score: float | None) -> str:
-    """The prompt with the score that Open-Sora's training captions carried, where one is asked for."""
-    return prompt if aesthetic_score is None else f"{prompt} aesthetic score: {aesthetic_score:.1f}."
-
-
 class TextEncoder(Protocol):
     """Anything that turns prompts into features [b, L, channels] and a mask [b, L], 1 where a token counts."""
 
-    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Encode."""
+    def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        """Encode, padded or cut to `length` tokens."""
         ...
 
 
@@ -43,7 +38,7 @@ def cleaned(prompt: str) -> str:
 class T5Text:
     """T5 encoder, in fp32 as the original runs it."""
 
-    def __init__(self, encoder: Path, tokenizer: Path, length: int, channels: int, device: torch.device) -> None:
+    def __init__(self, encoder: Path, tokenizer: Path, channels: int, device: torch.device) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
         from transformers.utils import logging
 
@@ -75,14 +70,14 @@ class T5Text:
             names = ", ".join(map(str, wrong))
             raise missing(f"{encoder}: tensors missing or of another shape: {names}", "download it again")
         self.model = model.eval().requires_grad_(False).to(device)
-        self.length, self.device = length, device
+        self.device = device
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features of the last layer, padded to the model's maximal length."""
+    def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        """Features of the last layer, padded or cut to `length` tokens."""
         tokens = self.tokenizer(
             [cleaned(prompt) for prompt in prompts],
-            max_length=self.length,
+            max_length=length,
             padding="max_length",
             truncation=True,
             return_tensors="pt",
@@ -94,13 +89,13 @@ class T5Text:
 class RandomText:
     """Random features that depend on the prompt alone, as many as a T5 tokenizer would make of it, roughly."""
 
-    def __init__(self, channels: int, length: int) -> None:
-        self.channels, self.length = channels, length
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
 
-    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Features [b, length, channels] and their mask."""
-        lengths = [min(self.length, round(len(prompt.split()) * 4 / 3) + 1) for prompt in prompts]
-        mask = (torch.arange(self.length)[None] < torch.tensor(lengths)[:, None]).long()
+        lengths = [min(length, round(len(prompt.split()) * 4 / 3) + 1) for prompt in prompts]
+        mask = (torch.arange(length)[None] < torch.tensor(lengths)[:, None]).long()
         generators = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
-        rows = [torch.randn(self.length, self.channels, generator=generator) for generator in generators]
+        rows = [torch.randn(length, self.channels, generator=generator) for generator in generators]
         return torch.stack(rows), mask

@@ -1,0 +1,271 @@
+"""What the picture models share: a diffusers denoiser with learned variance over the latents of an AutoencoderKL."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from engine.backbones.base import Backbone, Inputs
+from engine.backbones.common.configs import built, config_at_hand, known_fields, randomise
+from engine.backbones.common.transformer2d import block_sites, open_blocks, place_positions
+from engine.denoise import DiscreteDiffusion
+from engine.random import draw
+from engine.sites import Site, SiteKind
+from engine.spec import ModelChoice
+from engine.step import Branch, RunShape
+from engine.weights import Component, fitting, locate, missing, place, read_config
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+TRANSFORMER, VAE = Component("transformer"), Component("vae")
+PUBLISHED_VAE: Mapping[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "scaling_factor": 0.18215,
+}
+"""The VAE of Stable Diffusion 1, which DiT and PixArt-alpha use."""
+TINY_VAE: Mapping[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "block_out_channels": [8, 8],
+    "norm_num_groups": 4,
+}
+
+
+def linear_diffusion() -> DiscreteDiffusion:
+    """DDPM's schedule: 1000 steps, betas from 0.0001 to 0.02."""
+    return DiscreteDiffusion(tuple(DDPMScheduler(beta_schedule="linear").alphas_cumprod.tolist()))
+
+
+class DenoiserCall(nn.Module):
+    """The MODEL site: diffusers' denoiser, giving a tensor where that gives an output object."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, hidden: Tensor, **inputs: Any) -> Tensor:
+        """hidden [B, C, h, w] -> [B, C', h, w]."""
+        (out,) = self.model(hidden, **inputs, return_dict=False)
+        return out
+
+
+class PictureTransformer(Backbone):
+    """A transformer of `transformer_blocks` that denoises the latents of an AutoencoderKL."""
+
+    output = "image"
+    prediction = "epsilon"
+    noise = linear_diffusion()
+
+    model: Any
+    denoiser: ClassVar[Any]
+    """diffusers' class of `model`."""
+    published: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Configs of the published denoisers by the name of their repository; random weights have the first."""
+    tiny_config: ClassVar[Mapping[str, Any]]
+    components: ClassVar[tuple[Component, ...]] = (TRANSFORMER, VAE)
+
+    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any]) -> None:
+        super().__init__(choice)
+        open_blocks(model)
+        self.model, self.vae_config = model, vae_config
+        self.call = DenoiserCall(model)
+        self.cell = 2 ** (len(vae_config["block_out_channels"]) - 1)
+        """Pixels that one latent covers, along each axis."""
+
+    @classmethod
+    def sketch(cls, choice: ModelChoice) -> Self:
+        """Sizes from the weights' config.json where it is at hand, else those of the published model of that name."""
+        config = config_at_hand(choice, TRANSFORMER, cls.name) or cls._published_config(choice)
+        with torch.device("meta"):
+            model = built(cls.denoiser, known_fields(cls.denoiser, config), TRANSFORMER)
+        return cls(choice, model, config_at_hand(choice, VAE, cls.name) or PUBLISHED_VAE)
+
+    @classmethod
+    def _published_config(cls, choice: ModelChoice) -> Mapping[str, Any]:
+        source = choice.weights if isinstance(choice.weights, str) else choice.weights.get("transformer", "")
+        return cls.published.get(source.rpartition("/")[2], next(iter(cls.published.values())))
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Two blocks of width 48 with random weights, and a VAE that halves the picture once."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = cls.denoiser.from_config({**cls.tiny_config, "num_attention_heads": 2, "attention_head_dim": 24})
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    nn.init.normal_(parameter, std=0.2)
+        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), TINY_VAE)
+        backbone.device = torch.device("cpu")
+        backbone.load_conditioner({})
+        return backbone
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The VAE; built only when a run needs it. In a sketch it is empty until `load`."""
+        from diffusers import AutoencoderKL
+
+        with torch.device(self.device), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return built(AutoencoderKL, known_fields(AutoencoderKL, self.vae_config), VAE)
+
+    @abstractmethod
+    def load_conditioner(self, folders: Mapping[str, Path]) -> None:
+        """Load what `encode` needs from the components' folders; from none for random weights."""
+
+    def load(self, device: torch.device) -> None:
+        """Read denoiser, VAE and what encodes prompts; all folders are found before the first tensor is read."""
+        folders = self._folders()
+        if folders:
+            self._check_config(folders["transformer"])
+            denoiser, vae = fitting(self.model, folders["transformer"]), fitting(self.vae, folders["vae"])
+            place(self.model, denoiser, self.dtype, device)
+            place(self.vae, vae, self.dtype, device)
+        else:
+            randomise((self.model, self.vae), self.dtype, device)
+        self.device = device
+        self.load_conditioner(folders)
+        self.model.eval().requires_grad_(False)
+        self.vae.eval().requires_grad_(False)
+
+    def _folders(self) -> dict[str, Path]:
+        if self.choice.weights == "random":
+            return {}
+        return {part.name: locate(self.choice.weights, part, self.name) for part in self.components}
+
+    def _check_config(self, folder: Path) -> None:
+        """The plan was made from a published config if this one had yet to be downloaded: both must agree."""
+        config = known_fields(self.denoiser, read_config(folder))
+        differing = sorted(name for name, value in config.items() if self.model.config[name] != value)
+        if differing:
+            raise missing(
+                f"the config.json in {folder} has another {', '.join(differing)} than the plan was made with",
+                "run again: the config is at hand now",
+            )
+
+    def weight_files(self) -> dict[str, Path]:
+        """Weight files of all components."""
+        files = [
+            (name, file)
+            for name, folder in self._folders().items()
+            for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+        ]
+        return {f"{name}/{file.name}": file for name, file in files}
+
+    @abstractmethod
+    def pixels(self, inputs: Inputs) -> tuple[int, int]:
+        """Height and width of a picture."""
+
+    @property
+    def own_size(self) -> int:
+        """Edge in pixels of the square that the model was trained for."""
+        return int(self.model.config["sample_size"]) * self.cell
+
+    def text_tokens(self, inputs: Inputs) -> int:
+        """Text tokens that cross-attention reads, padding included."""
+        return 0
+
+    def shape(self, inputs: Inputs, steps: int) -> RunShape:
+        """Sizes of a run."""
+        height, width = self.pixels(inputs)
+        latent = (int(self.model.config["in_channels"]), height // self.cell, width // self.cell)
+        patch = int(self.model.config["patch_size"])
+        return RunShape(
+            backbone=self.name,
+            steps=steps,
+            batch=len(inputs.prompts),
+            branches=self.branches_of(inputs.guidance),
+            latent=latent,
+            pixels=(1, height, width),
+            grid=(1, latent[1] // patch, latent[2] // patch),
+            text_tokens=self.text_tokens(inputs),
+            dtype=self.dtype,
+            timesteps=len(self.noise.alphas_cumprod),
+        )
+
+    def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:
+        """Sizes that divide into patches."""
+        step = self.cell * int(self.model.config["patch_size"])
+        return [
+            (key, f"`{key}` is {edge}, no multiple of {step}", f"use {max(step, round(edge / step) * step)}")
+            for key in ("size", "height", "width")
+            if (edge := getattr(inputs, key, None)) is not None and edge % step
+        ]
+
+    def encode(self, inputs: Inputs, run: RunShape) -> Any:
+        """Conditions of the prompts; places the position embeddings of this run's grid on the way."""
+        place_positions(self.model.pos_embed, run.grid[1:])
+        return self.conditions(inputs, run)
+
+    @abstractmethod
+    def conditions(self, inputs: Inputs, run: RunShape) -> Any:
+        """What `model_inputs` makes its arguments from."""
+
+    @abstractmethod
+    def model_inputs(self, conditions: Any, branches: Sequence[Branch]) -> dict[str, Any]:
+        """The denoiser's arguments besides latents and time step, for rows in batch order."""
+
+    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
+        """Predicted noise of every branch; the learned variance is left out."""
+        rows = x.to(self.dtype).repeat(len(branches), 1, 1, 1)
+        timestep = torch.full((rows.shape[0],), self.noise.timestep(time), device=x.device)
+        out: Tensor = self.call(rows, timestep=timestep, **self.model_inputs(conditions, branches))
+        return out[:, : x.shape[1]].to(x.dtype)
+
+    def decode(self, latents: Tensor, run: RunShape) -> Tensor:
+        """Latents [b, 4, h, w] to pictures [b, 3, 1, H, W] in 0..1, one sample at a time."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
+        parts = [self.vae.decode(latent[None], return_dict=False)[0].float() for latent in scaled]
+        return torch.cat(parts).div(2).add(0.5).clamp(0, 1)[:, :, None]
+
+    def initial_noise(self, run: RunShape, seeds: Sequence[int]) -> Tensor:
+        """One draw a sample, each from its own seed."""
+        return draw(run.latent, seeds, self.device)
+
+    def sites(self, run: RunShape) -> list[Site]:
+        """STEP, MODEL, then for each block: the block, its sub-layers, and their kernels."""
+        around, block = self.modulation_macs(run)
+        ends = self.model.pos_embed.proj.weight.numel() + self.output_layer.weight.numel()
+        return [
+            Site("step", SiteKind.STEP, nn.Identity()),
+            Site("model", SiteKind.MODEL, self.call, "step", macs=run.tokens * ends + around),
+            *block_sites(self.model.transformer_blocks, run, run.text_tokens, block),
+        ]
+
+    @property
+    @abstractmethod
+    def output_layer(self) -> nn.Linear:
+        """The linear that every token leaves through."""
+
+    @abstractmethod
+    def modulation_macs(self, run: RunShape) -> tuple[int, int]:
+        """MACs of a sample spent on time, class or text: around all blocks, and in every block."""
+
+    def activation_bytes(self, run: RunShape) -> int:
+        """The MLP's input, hidden and output of every row at once."""
+        width = int(self.output_layer.in_features)
+        return run.batch * len(run.branches) * run.tokens * width * (2 + 2 * 4) * self.dtype.itemsize
+
+    def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
+        """For the embedded weights: does a classifier see what the prompt names?"""
+        if self.choice.weights != "embedded":
+            return {}
+        from engine.zoo.judge import judge_pictures
+
+        return judge_pictures(videos, inputs.prompts)
+
+
+def linears_macs(*modules: nn.Module) -> int:
+    """MACs of one row through every linear inside `modules`."""
+    layers = (layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear))
+    return sum(layer.weight.numel() for layer in layers)

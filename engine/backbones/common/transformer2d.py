@@ -1,0 +1,151 @@
+"""diffusers' transformer block, opened: each sub-layer with the norm and modulation in front of it is one module.
+
+So a sub-layer whose output is reused costs nothing, and a call on some tokens normalises those only; outputs are not
+gated yet. Weights stay where diffusers keeps them, and what a block computes stays the same bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers.models.attention import Attention, BasicTransformerBlock
+from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
+from torch import Tensor, nn
+
+from engine.backbones.common.kernel import AttentionKernel
+from engine.sites import Site, SiteKind
+from engine.step import RunShape
+
+NORMS = ("ada_norm_zero", "ada_norm_single")
+"""Of DiT; of PixArt, whose blocks share one modulation and have no norm before cross-attention."""
+
+
+class KernelProcessor:
+    """diffusers' AttnProcessor2_0 for tokens [B, N, C], with the kernel called as the module `attn.kernel`."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """`attention_mask` [B, 1, M] is diffusers' bias: 0 where a key counts, -10000 where it does not."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        query, key, value = (rows.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for rows in projected)
+        mask = None if attention_mask is None else attention_mask[:, None] == 0
+        out: Tensor = attn.kernel(query, key, value, mask).transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class SubLayer(nn.Module):
+    """Norm, modulation, and the block's attention or feed-forward.
+
+    The block is no child of this module: its weights keep their only names.
+    """
+
+    def __init__(self, block: BasicTransformerBlock, layer: str) -> None:
+        super().__init__()
+        self._block, self.layer = (block,), layer
+
+    def forward(self, hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """hidden [B, n, C] (any tokens, for the feed-forward), shift and scale [B, 1, C] -> [B, n, C], ungated."""
+        (block,) = self._block
+        return getattr(block, self.layer)(self._norm(block)(hidden) * (1 + scale) + shift)
+
+    def _norm(self, block: BasicTransformerBlock) -> nn.Module:
+        if block.norm_type == "ada_norm_zero":
+            return block.norm1.norm if self.layer == "attn1" else block.norm3
+        return block.norm1 if self.layer == "attn1" else block.norm2
+
+
+class OpenBlock(BasicTransformerBlock):
+    """A block whose forward calls its sub-layers as modules; `open_blocks` makes diffusers' blocks into this."""
+
+    opened_attn1: SubLayer
+    opened_ff: SubLayer
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        cross_attention_kwargs: None = None,
+        class_labels: Tensor | None = None,
+    ) -> Tensor:
+        """hidden_states [B, N, C] -> [B, N, C]; other inputs as diffusers passes them, None where unused."""
+        hidden = hidden_states
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.modulation(hidden, timestep, class_labels)
+        hidden = gate_attn * self.opened_attn1(hidden, shift_attn, scale_attn) + hidden
+        if self.attn2 is not None:
+            hidden = self.attn2(hidden, encoder_hidden_states, encoder_attention_mask) + hidden
+        return gate_ff * self.opened_ff(hidden, shift_ff, scale_ff) + hidden
+
+    def modulation(self, hidden: Tensor, timestep: Any, class_labels: Tensor | None) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of self-attention, then of the feed-forward: each [B, 1, C]."""
+        if self.norm_type == "ada_norm_zero":
+            norm = self.norm1
+            rows = norm.linear(norm.silu(norm.emb(timestep, class_labels, hidden_dtype=hidden.dtype)))
+            return rows[:, None].chunk(6, dim=-1)
+        rows = self.scale_shift_table[None] + timestep.reshape(hidden.shape[0], 6, -1)
+        return rows.chunk(6, dim=1)
+
+
+def open_blocks(model: nn.Module) -> None:
+    """Open every block and attention of `model`; what it computes, and its state dict, stay the same."""
+    for module in list(model.modules()):
+        if isinstance(module, BasicTransformerBlock):
+            assert module.norm_type in NORMS and module.pos_embed is None
+            module.opened_attn1, module.opened_ff = SubLayer(module, "attn1"), SubLayer(module, "ff")
+            module.__class__ = OpenBlock
+        elif isinstance(module, Attention):
+            module.kernel = AttentionKernel()
+            module.set_processor(KernelProcessor())
+
+
+def place_positions(embed: PatchEmbed, grid: tuple[int, int]) -> None:
+    """Position embeddings for a token grid (rows, columns), which diffusers would make anew at every step.
+
+    They are no weights: a model that was built on the meta device has none until now.
+    """
+    weight = embed.proj.weight
+    positions = get_2d_sincos_pos_embed(
+        weight.shape[0],
+        grid,
+        base_size=embed.base_size,
+        interpolation_scale=embed.interpolation_scale,
+        output_type="pt",
+    )
+    embed.pos_embed = positions.float()[None].to(weight.device)
+    embed.height, embed.width = grid
+
+
+def block_sites(blocks: nn.ModuleList, run: RunShape, text_rows: int, modulation: int) -> Iterator[Site]:
+    """Sites of opened `transformer_blocks`: the block, its attentions with their kernels, its feed-forward.
+
+    `text_rows` are the text tokens that cross-attention reads, `modulation` a block's own MACs outside its sub-layers.
+    """
+    for index, block in enumerate(blocks):
+        assert isinstance(block, OpenBlock)
+        name, tokens, width = f"transformer_blocks.{index}", run.tokens, block.dim
+        place: dict[str, Any] = {"depth": index, "layer": index, "layers": len(blocks), "grid": run.grid}
+        place["width"] = width
+        yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **place)
+        attentions = [("opened_attn1", SiteKind.SELF_ATTENTION, block.opened_attn1, block.attn1, tokens, 0)]
+        if block.attn2 is not None:
+            attentions += [("attn2", SiteKind.CROSS_ATTENTION, block.attn2, block.attn2, text_rows, text_rows)]
+        for own, kind, module, attention, rows, context in attentions:
+            path, inner = f"{name}.{own}", attention.to_q.out_features
+            per_row = 2 * width * inner
+            yield Site(
+                path, kind, module, name, macs=(tokens + rows) * per_row, context_macs=context * per_row, **place
+            )
+            kernel = f"{name}.{own.removeprefix('opened_')}.kernel"
+            yield Site(kernel, SiteKind.KERNEL, attention.kernel, path, macs=2 * tokens * rows * inner, **place)
+        weights = sum(layer.weight.numel() for layer in (block.ff.net[0].proj, block.ff.net[2]))
+        path = f"{name}.opened_ff"
+        yield Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, macs=tokens * weights, **place)
