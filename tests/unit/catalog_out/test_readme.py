@@ -192,12 +192,15 @@ def test_runs_stand_beside_claims(library: Library) -> None:
     command = "`engine run specs/toca_opensora.yaml --profile paper`"
     assert rows[2] == [command, "2.00x", "2.35x", "0.85", "38.1", "0.997", "AMD EPYC, 2 cores"]
     assert rows[3][0] == f"{command} (random tokens)" and rows[3][4] == "-"
+    technique = library.records["toca"].technique
+    assert technique is not None and "specs/toca_opensora.yaml" in technique.specs
+    specs = ", ".join(f"[{Path(path).name.replace('_', chr(92) + '_')}]({path})" for path in technique.specs)
     (row,) = [
         line for line in readme.status_table(library, [changed, report]).split("\n") if line.startswith("| ToCa ")
     ]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
         "implemented", "training-free", "2.36x fewer FLOPs (Open-Sora)",
-        "2.00x speed-up, 2.35x MACs ratio (paper)", r"[toca\_opensora.yaml](specs/toca_opensora.yaml)",
+        "2.00x speed-up, 2.35x MACs ratio (paper)", specs,
     ]  # fmt: skip
     assert readme.measured_table([]) == "No run has been published yet."
 
