@@ -41,6 +41,11 @@ class ModelChoice(Strict):
     )
     dtype: DTypeName = Field("float32", description="Number format of the denoiser and the decoder.")
 
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random: `random`, or `random:NAME` for the size of that published model."""
+        return isinstance(self.weights, str) and self.weights.partition(":")[0] == "random"
+
 
 class Baseline(Strict):
     """What a run is compared with; by default the same model and sampler without techniques."""
