@@ -61,6 +61,7 @@ def test_loss_weighs_the_noise_error_by_signal_to_noise() -> None:
     assert smallest == pytest.approx(0, abs=1e-6), "the right noise, at the lowest variance"
     kept = DDPMScheduler(beta_schedule="linear").alphas_cumprod
     weights = ((kept / (1 - kept)).clamp(*RATIOS) / (kept / (1 - kept))).mean()
+    assert noisy.noise_loss(noisy.noise + 1).item() == pytest.approx(weights.item(), rel=1e-4)
     wrong = torch.cat([noisy.noise + 1, -torch.ones_like(noisy.noise)], dim=1)
     assert noisy.loss(wrong) > weights
 
