@@ -50,8 +50,8 @@ SUBJECTS = {
         str,
         {},
         ("transformer",),
-        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures of\n"
-        "the set; as in every DiT the number after the last class means none. (That is 200 here, where diffusers'\n"
+        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures\n"
+        "of the set; as in every DiT the number after the last class means none. (That is 200 here, where diffusers'\n"
         "DiTPipeline always writes 1000: it runs this model without guidance only.)",
     ),
     "pixart": Subject(
