@@ -94,7 +94,7 @@ def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora"
 
 @app.command()
 def picture_card(name: str, work: Path | None = None, out: Path | None = None) -> None:
-    """Generate and judge 64 pictures with the trained `dit` or `pixart`; write card, sample sheet and loss curve."""
+    """Generate and judge 64 pictures with a trained picture model; write card, sample sheet and loss curve."""
     from engine.zoo.picture_card import write_picture_card
 
     write_picture_card(name, work or Path("runs/zoo") / name, out or WEIGHTS / name)
