@@ -49,7 +49,7 @@ class Site:
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
     here and in no inner site; `context_macs` of them go to the text, however many tokens are evaluated. `token_inputs`
     names the other inputs that may carry one row a token. In a UNet, `side` says on which path the site lies, and
-    `skip` names the site whose output is joined to this one's input, behind its channels.
+    `skip` names the site whose output is joined to this one's input, behind its channels (a STAGE gets nothing else).
     """
 
     name: str

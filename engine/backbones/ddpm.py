@@ -76,6 +76,9 @@ class DDPM(PictureModel):
     name = "ddpm"
     inputs = DDPMInputs
     branches: ClassVar[tuple[Branch, ...]] = (Branch.UNCOND, Branch.COND)
+    notes: ClassVar[tuple[str, ...]] = (
+        "no picture is clipped between steps, as in DDIM's own code; diffusers clips unless `clip_sample` is off",
+    )
     denoiser = UNet2DModel
     part = UNET
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -35,7 +35,6 @@ class Walk:
     run: RunShape
     grid: Grid = (1, 0, 0)
     width: int = 0
-    skip: str = ""
     counts: dict[str, int] = field(default_factory=lambda: {"depth": 0, "residual": 0, "attention": 0, "text": 0})
     totals: dict[str, int] = field(default_factory=dict)
 

@@ -347,13 +347,33 @@ def test_other_unets_of_the_class_are_refused() -> None:
         kind(ModelChoice(backbone="sd", weights="random"), model, kind.tiny_vae)
 
 
+@pytest.mark.parametrize("layout", ["xl", "ddpm"])
+def test_compiles_into_one_graph(layout: str) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    backbone, counter = tiny(layout), CompileCounter()
+    inputs = backbone.inputs(prompts=["one"], guidance=1.0)
+    run = backbone.shape(inputs, 1)
+    x = backbone.initial_noise(run, [1])
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        conditions = backbone.encode(inputs, run)
+        eager = [backbone.predict(x, time, conditions, run.branches) for time in (0.3, 0.6)]
+        backbone.model.forward = torch.compile(backbone.model.forward, backend=counter, fullgraph=True, dynamic=False)
+        compiled = [backbone.predict(x, time, conditions, run.branches) for time in (0.3, 0.6)]
+    torch._dynamo.reset()
+    torch.testing.assert_close(compiled, eager)
+    assert counter.frame_count == 1
+
+
 @on_both
-def test_random_weights_load_and_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_load_and_run(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load` fills a sketch; a small published size keeps the test quick."""
     kind = BACKBONES[name]
     monkeypatch.setattr(kind, "published", {"small": kind.tiny_config})
     monkeypatch.setattr(kind, "published_vae", lambda _choice: kind.tiny_vae)
-    backbone = kind.sketch(ModelChoice(backbone=name, weights="random"))
+    backbone = kind.sketch(ModelChoice(backbone=name, weights="random", dtype=dtype))
     assert {parameter.device.type for parameter in backbone.model.parameters()} == {"meta"}
     backbone.load(torch.device("cpu"))
     inputs = backbone.inputs(prompts=["a cat", "a dog"], guidance=2.0)
