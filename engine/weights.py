@@ -24,6 +24,8 @@ EMBEDDED = Path(__file__).parent / "zoo" / "weights"
 """A folder for each backbone; components that several use are in `shared`."""
 SINGLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SHOWN = 6
+ONE_PRECISION = ("config.json", *SINGLE_FILES, "*.safetensors.index.json", "*model-*-of-*.safetensors")
+"""What to download of a repository that holds the same weights in several number formats."""
 
 
 @dataclass(frozen=True)

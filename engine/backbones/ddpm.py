@@ -21,9 +21,9 @@ from engine.backbones.common.unet_sites import Walk
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice
 from engine.step import Branch, RunShape
-from engine.weights import Component, missing
+from engine.weights import ONE_PRECISION, Component, missing
 
-UNET = Component("unet")
+UNET = Component("unet", ONE_PRECISION)
 CIFAR10: Mapping[str, Any] = {
     "sample_size": 32,
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],

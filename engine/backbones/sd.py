@@ -23,9 +23,9 @@ from engine.backbones.common.unet_sites import Walk
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice
 from engine.step import Branch, RunShape
-from engine.weights import EMBEDDED, Component, is_hub_id, missing
+from engine.weights import EMBEDDED, ONE_PRECISION, Component, is_hub_id, missing
 
-UNET = Component("unet")
+UNET = Component("unet", ONE_PRECISION)
 PUBLISHED_LENGTH = 77
 V1: Mapping[str, Any] = {
     "sample_size": 64,
@@ -170,6 +170,12 @@ class StableDiffusion(PictureModel):
                 f"the scheduler in {folders[SCHEDULER.name]} has another noise or prediction than the plan's",
                 "run again: the config is at hand now",
             )
+
+    def load(self, device: torch.device) -> None:
+        """XL's VAE overflows in float16: it stays in float32 where its config says so, as in the pipeline."""
+        super().load(device)
+        if self.large and self.dtype is torch.float16 and self.vae.config.force_upcast:
+            self.vae.to(torch.float32)
 
     def load_conditioner(self, folders: Mapping[str, Path]) -> None:
         """The CLIP encoders, or random features."""

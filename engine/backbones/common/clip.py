@@ -11,17 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.backbones.common.text import COMPONENTS, read_encoder, read_tokenizer
-from engine.weights import Component, missing
+from engine.backbones.common.text import read_encoder, read_tokenizer
+from engine.weights import ONE_PRECISION, Component, missing
 
-ONE = COMPONENTS
 TOKENIZER_FILES = ("*.json", "*.txt")
-TWO = (
-    Component("text_encoder"),
-    Component("tokenizer", TOKENIZER_FILES),
-    Component("text_encoder_2"),
-    Component("tokenizer_2", TOKENIZER_FILES),
-)
+ONE = (Component("text_encoder", ONE_PRECISION), Component("tokenizer", TOKENIZER_FILES))
+TWO = (*ONE, Component("text_encoder_2", ONE_PRECISION), Component("tokenizer_2", TOKENIZER_FILES))
 """Of Stable Diffusion XL."""
 
 

@@ -275,7 +275,7 @@ class PictureModel(Backbone):
         """Latents [b, 4, h, w] to pictures [b, 3, 1, H, W] in 0..1, one sample at a time; pixels stay what they are."""
         if self.vae_config is None:
             return latents.float().div(2).add(0.5).clamp(0, 1)[:, :, None]
-        scaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         parts = [self.vae.decode(latent[None], return_dict=False)[0].float() for latent in scaled]
         return torch.cat(parts).div(2).add(0.5).clamp(0, 1)[:, :, None]
 

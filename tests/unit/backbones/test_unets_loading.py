@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,36 @@ def test_length_of_prompts_is_the_encoders(tmp_path: Path) -> None:
     backbone = BACKBONES["sd"].sketch(ModelChoice(backbone="sd", weights=str(folder)))
     length = json.loads((folder / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
     assert backbone.shape(backbone.inputs(prompts=["x"]), 1).text_tokens == length == 16
+
+
+@on_stable
+def test_vae_of_xl_stays_in_float32(layout: str, tmp_path: Path) -> None:
+    choice = ModelChoice(backbone="sd", weights=str(saved(layout, tmp_path)), dtype="float16")
+    backbone = BACKBONES["sd"].sketch(choice)
+    backbone.load(CPU)
+    assert backbone.model.dtype is torch.float16
+    assert backbone.vae.dtype is (torch.float32 if layout == "xl" else torch.float16)
+    run = backbone.shape(backbone.inputs(prompts=["x"], height=16, width=24), 1)
+    assert backbone.decode(backbone.initial_noise(run, [0]), run).shape == (1, 3, 1, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", True),
+        ("unet/diffusion_pytorch_model.fp16.safetensors", False),
+        ("unet/diffusion_pytorch_model.non_ema.safetensors", False),
+        ("unet/diffusion_pytorch_model-00001-of-00002.safetensors", True),
+        ("unet/diffusion_pytorch_model.safetensors.index.json", True),
+        ("text_encoder/model.safetensors", True),
+        ("text_encoder/pytorch_model.bin", False),
+        ("tokenizer/merges.txt", True),
+        ("tokenizer/vocab.json", True),
+        ("scheduler/scheduler_config.json", True),
+    ],
+)
+def test_one_set_of_weights_is_downloaded(file: str, wanted: bool) -> None:
+    """Of a repository with several number formats, as that of Stable Diffusion 1.5."""
+    parts = {part.name: part for part in BACKBONES["sd"].tiny().components}
+    folder, _, name = file.partition("/")
+    assert any(fnmatch(name, pattern) for pattern in parts[folder].patterns) is wanted
