@@ -69,7 +69,7 @@ def pixart(
 
 
 @app.command()
-def sd(work: Work = Path("runs/zoo/sd"), out: Out = WEIGHTS / "sd", seed: int = 0, steps: int = 4_000) -> None:
+def sd(work: Work = Path("runs/zoo/sd"), out: Out = WEIGHTS / "sd", seed: int = 0, steps: int = 5_000) -> None:
     """Train the embedded Stable Diffusion on the shared VAE's latents (about twenty minutes on 2 CPU cores)."""
     from engine.zoo.sd import train_sd
 
