@@ -85,4 +85,5 @@ def train_ddpm(work: Path, out: Path, *, seed: int, steps: int) -> None:
     labels = {str(label): name for label, name in enumerate(emoji.names())}
     save_index(out, "DDIMPipeline", {"id2label": labels})
     facts = {"seed": seed, "steps": steps, "batch": BATCH, "minutes": round(seconds / 60, 1)}
+    facts["cores"] = torch.get_num_threads()
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")

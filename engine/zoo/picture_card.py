@@ -120,6 +120,10 @@ def measure(name: str, weights: str) -> tuple[Tensor, list[str], float]:
     return pictures, prompts, accuracy
 
 
+def _cores(count: int) -> str:
+    return "one core" if count == 1 else f"{count} cores"
+
+
 def vae_training() -> str:
     """How the shared VAE was trained, as a line of a card."""
     facts = json.loads((EMBEDDED / "shared" / "vae" / "training.json").read_text())
@@ -148,7 +152,7 @@ def write_picture_card(name: str, work: Path, out: Path) -> None:
             guidance=subject.guidance,
             accuracy=accuracy,
             shown=SHOWN,
-            machine=f"one core of a {platform.machine()} CPU, shared with other work",
+            machine=f"{_cores(facts.get('cores', 1))} of a {platform.machine()} CPU, shared with other work",
             notes="".join(f"\n{note}\n" for note in facts.get("notes", ())),
             vae="" if in_pixels else " The VAE is the one in `../shared/vae`.",
             vae_training="" if in_pixels else vae_training(),

@@ -90,4 +90,5 @@ def train_sd(work: Path, out: Path, *, seed: int, steps: int) -> None:
     scheduler.save_config(out / "scheduler")
     save_index(out, "StableDiffusionPipeline", {})
     facts = {"seed": seed, "steps": steps, "batch": BATCH, "minutes": round(seconds / 60, 1)}
+    facts["cores"] = torch.get_num_threads()
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
