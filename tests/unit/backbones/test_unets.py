@@ -35,13 +35,18 @@ XL_FIELDS = {
     "use_linear_projection": True,
 }
 on_both = pytest.mark.parametrize("name", ["sd", "ddpm"])
-on_layouts = pytest.mark.parametrize("layout", ["sd", "v", "xl", "ddpm", "no_classes"])
+on_layouts = pytest.mark.parametrize("layout", ["sd", "v", "xl", "no_middle", "ddpm", "no_classes"])
 
 
 def tiny(layout: str) -> PictureModel:
     """A tiny backbone of one of the layouts."""
     kind = BACKBONES["ddpm" if layout in ("ddpm", "no_classes") else "sd"]
-    changes = {"xl": XL_FIELDS, "no_classes": {"num_class_embeds": None}}.get(layout, {})
+    # Without a middle: the smallest model of BK-SDM (arXiv 2305.15798).
+    changes = {
+        "xl": XL_FIELDS,
+        "no_middle": {"mid_block_type": None},
+        "no_classes": {"num_class_embeds": None},
+    }.get(layout, {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind.denoiser.from_config({**kind.tiny_config, **changes}).eval()
@@ -267,6 +272,32 @@ def test_sites_say_what_the_modules_do(layout: str) -> None:
             assert torch.equal(hidden[:, -sites[site.skip].width :], seen[site.skip][1]), name
     joined = [site for site in sites.values() if site.kind is SiteKind.BLOCK and site.skip]
     assert len(joined) == len(backbone.model.stages)
+
+
+@on_both
+def test_swapped_layers_are_run(name: str) -> None:
+    """Stages hold no layer of their own: what a transform puts in its place counts, and goes away again."""
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
+            return 2 * self.inner(hidden, temb)
+
+    backbone = tiny(name)
+    inputs = backbone.inputs(prompts=["one"], guidance=1.0)
+    run = backbone.shape(inputs, 1)
+    x = backbone.initial_noise(run, [1])
+    with torch.inference_mode():
+        conditions = backbone.encode(inputs, run)
+        plain = backbone.predict(x, 0.5, conditions, run.branches)
+        for path in ("down_blocks.0.resnets.0", "mid_block.resnets.1", "up_blocks.1.resnets.1"):
+            backbone.swap(path, Doubled(backbone.model.get_submodule(path)))
+            assert not torch.allclose(backbone.predict(x, 0.5, conditions, run.branches), plain), path
+            backbone.restore()
+            assert torch.equal(backbone.predict(x, 0.5, conditions, run.branches), plain)
 
 
 def macs_of(backbone: PictureModel, inputs: Any) -> tuple[int, int]:
