@@ -113,9 +113,11 @@ def weight_paths(folder: Path) -> list[Path]:
         for index in sorted(folder.glob("*.safetensors.index.json")):
             files = _shards(index)
     if not files:
-        raise missing(
-            f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
-        )
+        hint = f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
+        if folder.is_relative_to(EMBEDDED):
+            name = folder.relative_to(EMBEDDED).parts[0]
+            hint = f"they are not trained yet: `python -m engine.zoo.train {name}`, or take `random` ones"
+        raise missing(f"{folder} holds no weights", hint)
     for file in files:
         if not file.is_file():
             raise missing(f"the index of {folder} names {file.name}, which is not there", "download the missing shard")

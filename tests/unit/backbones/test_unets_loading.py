@@ -209,12 +209,16 @@ def test_text_encoder_of_another_model_is_explained(tmp_path: Path) -> None:
         loaded("sd", str(folder))
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
-    """What the embedded folder says as long as nothing is trained."""
-    folder = saved("sd", tmp_path)
+@pytest.mark.parametrize(("weights", "remedy"), [("folder", "put one of"), ("embedded", "engine.zoo.train sd")])
+def test_missing_weights_are_named(weights: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedded ones that are not trained yet say how they are trained."""
+    folder = saved("sd", tmp_path / "sd")
     (folder / "unet" / "model.safetensors").unlink()
-    with pytest.raises(MissingWeights, match="unet holds no weights"):
-        loaded("sd", str(folder))
+    if weights == "embedded":
+        monkeypatch.setattr("engine.weights.EMBEDDED", tmp_path)
+    with pytest.raises(MissingWeights, match="unet holds no weights") as caught:
+        loaded("sd", "embedded" if weights == "embedded" else str(folder))
+    assert remedy in str(caught.value)
 
 
 def test_length_of_prompts_is_the_encoders(tmp_path: Path) -> None:
