@@ -433,6 +433,6 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 def _notes(draft: Draft) -> list[str]:
     assert draft.backbone is not None
     notes = list(draft.backbone.notes)
-    if draft.request.spec.model.weights == "random":
+    if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
     return notes

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-Prediction = Literal["velocity", "epsilon", "sample"]
+Prediction = Literal["velocity", "epsilon", "sample", "v"]
+"""`velocity` is x_0 - noise, of rectified flow; `v` is alpha noise - sigma x_0 (arXiv 2202.00512), of diffusion."""
 Process = Literal["flow", "diffusion"]
 ROUNDING = 1e-6
 """Fraction of a time step below which a level counts as exactly that step."""
@@ -121,6 +122,8 @@ class Denoise:
             return out
         if self.prediction == "epsilon":
             return (x - sigma * out) / alpha
+        if self.prediction == "v":
+            return alpha * x - sigma * out
         # velocity = x_0 - noise, hence x = (alpha + sigma) x_0 - sigma velocity
         return (x + sigma * out) / (alpha + sigma)
 
@@ -128,6 +131,8 @@ class Denoise:
         """The noise in x."""
         if self.prediction == "epsilon":
             return self.predict(x, t, **extra)
+        if self.prediction == "v":
+            return self.noise.alpha(t) * self.predict(x, t, **extra) + self.noise.sigma(t) * x
         return (x - self.noise.alpha(t) * self(x, t, **extra)) / self.noise.sigma(t)
 
     def velocity(self, x: Tensor, t: float, **extra: Any) -> Tensor:

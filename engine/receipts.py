@@ -44,11 +44,18 @@ class Trace:
         self.steps.append(StepTrace(rows))
 
     def __call__(self, site: Site, hidden: Tensor) -> None:
-        """An innermost call: `hidden` is [rows, tokens, channels], or heads and sequences for a kernel."""
-        rows = (
-            hidden.shape[0] * hidden.shape[1] if site.kind is not SiteKind.KERNEL else site.tokens * self.steps[-1].rows
-        )
-        self.steps[-1].evaluated[site.name] += rows
+        """An innermost call: `hidden` is [rows, tokens, channels], a picture, or heads and sequences for a kernel.
+
+        A picture [rows, channels, h, w] is evaluated whole, at whatever resolution it comes in.
+        """
+        step = self.steps[-1]
+        if site.kind is SiteKind.KERNEL:
+            done = site.tokens * step.rows
+        elif hidden.ndim == 4 and site.tokens:
+            done = site.tokens * hidden.shape[0]
+        else:
+            done = hidden.shape[0] * hidden.shape[1]
+        step.evaluated[site.name] += done
 
 
 def share_done(step: StepTrace, site: Site) -> float:

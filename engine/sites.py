@@ -48,7 +48,8 @@ class Site:
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
     here and in no inner site; `context_macs` of them go to the text, however many tokens are evaluated. `token_inputs`
-    names the other inputs that may carry one row a token.
+    names the other inputs that may carry one row a token. In a UNet, `side` says on which path the site lies, and
+    `skip` names the site whose output is joined to this one's input, behind its channels (a STAGE gets nothing else).
     """
 
     name: str
@@ -64,6 +65,8 @@ class Site:
     macs: int = 0
     context_macs: int = 0
     token_inputs: tuple[str, ...] = ()
+    side: Literal["", "down", "middle", "up"] = ""
+    skip: str = ""
 
     @property
     def tokens(self) -> int:

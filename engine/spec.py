@@ -37,9 +37,15 @@ class ModelChoice(Strict):
     backbone: str = Field(description="Name of a backbone; `engine backbones` lists them.", examples=["opensora"])
     weights: str | dict[str, str] = Field(
         "embedded",
-        description="`embedded`, `random`, a local folder, a hub id, or one of those for each component.",
+        description="`embedded`, `random`, `random:NAME` (the size of that published model), a local folder, a hub id, "
+        "or a folder or hub id for each component.",
     )
     dtype: DTypeName = Field("float32", description="Number format of the denoiser and the decoder.")
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random: `random`, or `random:NAME` for the size of that published model."""
+        return isinstance(self.weights, str) and self.weights.partition(":")[0] == "random"
 
 
 class Baseline(Strict):

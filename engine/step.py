@@ -3,7 +3,7 @@
     for the sampler's next prediction (one Step; a two-evaluation solver makes two a solver step)
     |   STEP             predictions of all branches, before guidance combines them
     |   |   MODEL            one call of the denoiser on the rows of the step's branches
-    |   |   |   STAGE            down, mid or up part of a UNet
+    |   |   |   STAGE            all of a UNet that lies further in than one skip connection; the next stage in it
     |   |   |   |   BLOCK            one transformer or residual block
     |   |   |   |   |   SELF_ATTENTION | TEMPORAL_ATTENTION | JOINT_ATTENTION | CROSS_ATTENTION | FEED_FORWARD
     |   |   |   |   |   |   KERNEL           query, key, value -> out

@@ -24,6 +24,8 @@ EMBEDDED = Path(__file__).parent / "zoo" / "weights"
 """A folder for each backbone; components that several use are in `shared`."""
 SINGLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SHOWN = 6
+ONE_PRECISION = ("config.json", *SINGLE_FILES, "*.safetensors.index.json", "*model-*-of-*.safetensors")
+"""What to download of a repository that holds the same weights in several number formats."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,11 @@ def weight_paths(folder: Path) -> list[Path]:
         for index in sorted(folder.glob("*.safetensors.index.json")):
             files = _shards(index)
     if not files:
-        raise missing(
-            f"{folder} holds no weights", f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
-        )
+        hint = f"put one of {', '.join(SINGLE_FILES)} there, or shards with an index"
+        if folder.is_relative_to(EMBEDDED):
+            name = folder.relative_to(EMBEDDED).parts[0]
+            hint = f"they are not trained yet: `python -m engine.zoo.train {name}`, or take `random` ones"
+        raise missing(f"{folder} holds no weights", hint)
     for file in files:
         if not file.is_file():
             raise missing(f"the index of {folder} names {file.name}, which is not there", "download the missing shard")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine import registry
 from engine.backbones.base import Backbone
+from engine.backbones.common.clip import Encoded
 from engine.document import parse
 from engine.spec import Request, Spec
 
@@ -28,11 +29,15 @@ TINY_INPUTS: dict[str, dict[str, Any]] = {
     "opensora": {"num_frames": 17, "height": 16, "width": 24, "fps": 12, "guidance": 3.0},
     "dit": {"size": 16, "guidance": 3.0},
     "pixart": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
+    "sd": {"height": 16, "width": 24, "guidance": 3.0},
+    "ddpm": {"guidance": 3.0},
 }
 TINY_SAMPLER = {
     "opensora": {"rflow": {"steps": TINY_STEPS, "base_size": 16}},
     "dit": {"ddim": {"steps": TINY_STEPS}},
     "pixart": {"dpm_solver_pp": {"steps": TINY_STEPS}},
+    "sd": {"ddim": {"steps": TINY_STEPS, "steps_offset": 1, "set_alpha_to_one": False}},
+    "ddpm": {"ddim": {"steps": TINY_STEPS}},
 }
 
 
@@ -47,10 +52,21 @@ def disturb_unconditional(tiny: Backbone) -> None:
 
         tiny.text = other
         return
+    if tiny.name == "sd":
+        clip = tiny.text
+
+        def shifted(prompts: Sequence[str]) -> Encoded:
+            rows = clip(prompts)
+            return Encoded(rows.tokens + 1, None) if set(prompts) == {""} else rows
+
+        tiny.text = shifted
+        return
     with torch.no_grad():
         if tiny.name == "dit":
             for block in tiny.model.transformer_blocks:
                 block.norm1.emb.class_embedder.embedding_table.weight[-1].add_(1.0)
+        elif tiny.name == "ddpm":
+            tiny.model.class_embedding.weight[-1].add_(1.0)
         else:
             tiny.model.get_buffer("y_embedder.y_embedding").add_(1.0)
 

@@ -29,8 +29,9 @@ class Backbone(ABC):
 
     name: ClassVar[str]
     inputs: ClassVar[type[Inputs]]
-    prediction: ClassVar[Prediction]
-    noise: ClassVar[NoiseSchedule]
+    prediction: Prediction
+    """What the denoiser predicts; a fact of the family, or of the weights."""
+    noise: NoiseSchedule
     output: ClassVar[Literal["image", "video"]]
     branches: ClassVar[tuple[Branch, ...]]
     """Guidance layout, in batch order."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiTTransformer2DModel
-from huggingface_hub import try_to_load_from_cache
 from pydantic import Field
 from torch import Tensor, nn
 
 from engine.backbones.base import Inputs
+from engine.backbones.common.classes import Classes
 from engine.backbones.common.pictures import PictureTransformer, linears_macs
-from engine.errors import nearest
 from engine.step import Branch, RunShape
-from engine.weights import EMBEDDED, is_hub_id, missing
 
 XL_2: Mapping[str, Any] = {
     "num_attention_heads": 16,
@@ -30,7 +26,6 @@ XL_2: Mapping[str, Any] = {
     "patch_size": 2,
     "num_embeds_ada_norm": 1000,
 }
-INDEX = "model_index.json"
 
 
 class DiTInputs(Inputs):
@@ -71,44 +66,14 @@ class DiT(PictureTransformer):
         return int(self.model.config["num_embeds_ada_norm"])
 
     @cached_property
-    def labels(self) -> Mapping[str, int]:
-        """Class numbers by name, from the repository's index; empty where that is not at hand."""
-        index = self._index()
-        return _read_labels(index) if index is not None and index.is_file() else {}
-
-    def _index(self) -> Path | None:
-        weights = self.choice.weights
-        if weights == "random" or isinstance(weights, dict):
-            return None
-        if is_hub_id(weights):
-            cached = try_to_load_from_cache(weights, INDEX)
-            return Path(cached) if isinstance(cached, str) else None
-        return (EMBEDDED / self.name if weights == "embedded" else Path(weights).expanduser()) / INDEX
+    def named(self) -> Classes:
+        """The classes, which prompts name."""
+        return Classes(self.choice, self.name, self.classes)
 
     def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:
         """Sizes that divide into patches, and classes that exist."""
-        problems = super().check(inputs)
-        if self.choice.weights != "random":
-            problems += [
-                ("prompts", f"there is no class `{prompt}`", self._remedy(prompt))
-                for prompt in inputs.prompts
-                if self._label(prompt) is None
-            ]
-        return problems
-
-    def _remedy(self, prompt: str) -> str:
-        if self.labels and not prompt.isdecimal():
-            return nearest(prompt, self.labels)
-        return f"give a number in 0..{self.classes - 1}"
-
-    def _label(self, prompt: str) -> int | None:
-        """The class that a prompt names, or None."""
-        words = prompt.strip().lower()
-        if words.isdecimal():
-            return int(words) if int(words) < self.classes else None
-        if self.choice.weights == "random":
-            return zlib.crc32(words.encode()) % self.classes
-        return self.labels.get(words)
+        found = map(self.named.problem, inputs.prompts)
+        return [*super().check(inputs), *(problem for problem in found if problem is not None)]
 
     def load_conditioner(self, folders: Mapping[str, Path]) -> None:
         """Nothing: the class embedding is part of the denoiser."""
@@ -121,7 +86,7 @@ class DiT(PictureTransformer):
 
     def conditions(self, inputs: Inputs, run: RunShape) -> dict[Branch, Tensor]:
         """Class numbers [b] of each branch."""
-        labels = torch.tensor([self._label(prompt) for prompt in inputs.prompts], device=self.device)
+        labels = torch.tensor([self.named.number(prompt) for prompt in inputs.prompts], device=self.device)
         return {Branch.COND: labels, Branch.UNCOND: torch.full_like(labels, self.classes)}
 
     def model_inputs(self, conditions: Any, branches: Sequence[Branch]) -> dict[str, Any]:
@@ -137,12 +102,3 @@ class DiT(PictureTransformer):
         """Every block embeds time and class anew; so does the output."""
         norm = self.model.transformer_blocks[0].norm1
         return linears_macs(norm.emb, self.model.proj_out_1), linears_macs(norm)
-
-
-def _read_labels(path: Path) -> dict[str, int]:
-    """Names to numbers; an entry such as "tench, Tinca tinca" gives two names."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["id2label"].items()
-        return {name.strip().lower(): int(number) for number, names in entries for name in names.split(",")}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise missing(f"{path} holds no `id2label` ({type(error).__name__})", "download it again") from None

@@ -67,11 +67,11 @@ class PixArt(PictureTransformer):
         "num_layers": 2, "in_channels": 4, "out_channels": 8, "sample_size": 8, "cross_attention_dim": 48,
         "caption_channels": 16,
     }  # fmt: skip
-    components: ClassVar[tuple[Component, ...]] = (TRANSFORMER, VAE, *text.COMPONENTS)
+    components: tuple[Component, ...] = (TRANSFORMER, VAE, *text.COMPONENTS)
 
     model: PixArtTransformer2DModel
 
-    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any]) -> None:
+    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any] | None) -> None:
         super().__init__(choice, model, vae_config)
         self.text: text.TextEncoder | None = None
 

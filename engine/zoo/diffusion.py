@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 RATIOS = (0.05, 5.0)
+LINEAR = DDPMScheduler(beta_schedule="linear").betas.double()
+"""DDPM's betas [1000], which DiT and PixArt take over."""
 
 
 @contextmanager
@@ -23,9 +25,8 @@ def fast_training() -> Iterator[None]:
 class NoisyLatents:
     """Noise added to clean latents [B, C, h, w] at random time steps, and the loss of what a denoiser makes of it."""
 
-    betas = DDPMScheduler(beta_schedule="linear").betas.double()
-
-    def __init__(self, clean: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, clean: Tensor, generator: torch.Generator, betas: Tensor = LINEAR) -> None:
+        self.betas = betas
         self.noise = torch.randn(clean.shape, generator=generator)
         self.timesteps = torch.randint(len(self.betas), (len(clean),), generator=generator)
         kept = self._at(torch.cumprod(1 - self.betas, 0))
@@ -34,15 +35,22 @@ class NoisyLatents:
     def loss(self, output: Tensor) -> Tensor:
         """Weighed squared error of the predicted noise, plus the variational bound by which the variance learns.
 
-        output [B, 2 C, h, w]: predicted noise, and where between its two bounds the log variance lies (-1 to 1). The
-        error of the clean sample counts by its signal-to-noise ratio within `RATIOS` (as in Min-SNR, arXiv 2303.09556):
-        an unweighed error of the noise hardly feels the noisy steps, in which it is decided what the picture shows.
+        output [B, 2 C, h, w]: predicted noise, and where between its two bounds the log variance lies (-1 to 1).
         """
         epsilon, fraction = output.chunk(2, dim=1)
+        return self.noise_loss(epsilon) + self._bound(epsilon.detach(), fraction)
+
+    def noise_loss(self, epsilon: Tensor) -> Tensor:
+        """Weighed squared error of the predicted noise [B, C, h, w].
+
+        The error of the clean sample counts by its signal-to-noise ratio within `RATIOS` (as in Min-SNR, arXiv
+        2303.09556): an unweighed error of the noise hardly feels the noisy steps, in which it is decided what the
+        picture shows.
+        """
         kept = torch.cumprod(1 - self.betas, 0)
         ratio = kept / (1 - kept)
         weight = self._at(ratio.clamp(*RATIOS) / ratio)
-        return (weight * (epsilon - self.noise).square()).mean() + self._bound(epsilon.detach(), fraction)
+        return (weight * (epsilon - self.noise).square()).mean()
 
     def _bound(self, epsilon: Tensor, fraction: Tensor) -> Tensor:
         """Mean divergence in nats of the step the model would take from the true one; only the variance learns."""

@@ -13,8 +13,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from engine.backbones.common.pictures import PictureModel
+from engine.backbones.ddpm import DDPM
 from engine.backbones.dit import DiT
 from engine.backbones.pixart import PixArt
+from engine.backbones.sd import StableDiffusion
 from engine.spec import ModelChoice
 from engine.technique import Technique
 from engine.techniques.solvers.ddim import Ddim
@@ -33,13 +36,14 @@ EDGE, STRIP, COLUMNS, SHOWN = 128, 14, 8, 32
 class Subject:
     """What a card is about: the backbone, how it is run, and what is said of it."""
 
-    backbone: type[DiT] | type[PixArt]
+    backbone: type[PictureModel]
     sampler: Technique
     guidance: float
     prompt: Callable[[str], str]
     extra: dict[str, Any]
     parts: tuple[str, ...]
     what: str
+    edge: int = 64
 
 
 SUBJECTS = {
@@ -63,11 +67,32 @@ SUBJECTS = {
         ("transformer", "text_encoder"),
         "A small PixArt-alpha (6 blocks, width 128, learned variance; T5 v1.1 encoder): text to image.",
     ),
+    "sd": Subject(
+        StableDiffusion,
+        Ddim(steps=50, steps_offset=1, set_alpha_to_one=False),
+        3.0,
+        emoji.caption,
+        {},
+        ("unet", "text_encoder"),
+        "A small Stable Diffusion (UNet of 3 levels with 32, 48 and 64 channels and 9 skip connections; CLIP encoder\n"
+        "of 2 layers): text to image. The noise is that of all versions, predicted as epsilon.",
+    ),
+    "ddpm": Subject(
+        DDPM,
+        Ddim(steps=50),
+        2.0,
+        str,
+        {},
+        ("unet",),
+        "A small DDPM (UNet of 4 levels with 32 to 64 channels and 12 skip connections, no latents): pictures of a\n"
+        "class, or with the empty prompt of none. The classifier sees them doubled in size.",
+        edge=32,
+    ),
 }
 
 
 def sample_sheet(pictures: Tensor, prompts: Sequence[str]) -> Image.Image:
-    """Pictures [b, 3, 1, 64, 64] in 0..1, doubled in size, eight a row, each over its prompt."""
+    """Pictures [b, 3, 1, H, W] in 0..1, enlarged to 128 pixels, eight a row, each over its prompt."""
     rows = -(-len(prompts) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * EDGE, rows * (EDGE + STRIP)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -95,15 +120,26 @@ def measure(name: str, weights: str) -> tuple[Tensor, list[str], float]:
     return pictures, prompts, accuracy
 
 
+def _cores(count: int) -> str:
+    return "one core" if count == 1 else f"{count} cores"
+
+
+def vae_training() -> str:
+    """How the shared VAE was trained, as a line of a card."""
+    facts = json.loads((EMBEDDED / "shared" / "vae" / "training.json").read_text())
+    psnr, minutes = facts["end"]["psnr"], facts["minutes"]
+    return f"The VAE, trained before that for {minutes} minutes, restores pictures it has not seen to {psnr} dB.\n"
+
+
 def write_picture_card(name: str, work: Path, out: Path) -> None:
     """Generate, judge, and write README.md, samples.png and loss.svg beside the weights."""
     subject = SUBJECTS[name]
     pictures, prompts, accuracy = measure(name, "embedded")
     sample_sheet(pictures[:SHOWN], prompts[:SHOWN]).save(out / "samples.png", optimize=True)
     loss_curves(work, out / "loss.svg")
-    facts, vae = (json.loads((folder / "training.json").read_text()) for folder in (out, EMBEDDED / "shared" / "vae"))
+    facts = json.loads((out / "training.json").read_text())
+    in_pixels = subject.backbone.published_vae(ModelChoice(backbone=name)) is None
     sizes = {part: (out / part / "model.safetensors").stat().st_size for part in subject.parts}
-    parameters = subject.sampler.model_dump(exclude_defaults=True) or {"steps": subject.sampler.predictions()}
     (out / "README.md").write_text(
         CARD.format(
             name=name,
@@ -111,14 +147,15 @@ def write_picture_card(name: str, work: Path, out: Path) -> None:
             what=subject.what,
             sizes=", ".join(f"{part} {size / 1e6:.2f} MB" for part, size in sizes.items()),
             prompts=PROMPTS,
-            sampler=f"{subject.sampler.slug}, {parameters['steps']} steps",
+            size=f"{subject.edge}x{subject.edge}",
+            sampler=f"{subject.sampler.slug}, {subject.sampler.predictions()} steps",
             guidance=subject.guidance,
             accuracy=accuracy,
             shown=SHOWN,
-            machine=f"one core of a {platform.machine()} CPU, shared with other work",
+            machine=f"{_cores(facts.get('cores', 1))} of a {platform.machine()} CPU, shared with other work",
             notes="".join(f"\n{note}\n" for note in facts.get("notes", ())),
-            psnr=vae["end"]["psnr"],
-            vae_minutes=vae["minutes"],
+            vae="" if in_pixels else " The VAE is the one in `../shared/vae`.",
+            vae_training="" if in_pixels else vae_training(),
             **{key: facts[key] for key in ("seed", "steps", "batch", "minutes")},
         )
     )
@@ -128,10 +165,10 @@ CARD = """# The embedded {title}
 
 {what}
 It was trained from nothing so that techniques can be run and measured without a download; layout and tensor names are
-those of the published checkpoints. It knows one thing: 200 Noto emoji over plain pale backgrounds, 64x64. Quality says
+those of the published checkpoints. It knows one thing: 200 Noto emoji over plain pale backgrounds, {size}. Quality says
 something about a technique's effect on *this* model, not about the published one.
 
-Sizes in fp16: {sizes}. The VAE is the one in `../shared/vae`.
+Sizes in fp16: {sizes}.{vae}
 
 ## How well it does
 
@@ -145,8 +182,7 @@ what was asked for in {accuracy:.0%} of the plain model's pictures (`prompt_accu
 
 `python -m engine.zoo.train {name}` (resumable), then `python -m engine.zoo.train picture-card {name}`. Seed {seed},
 {steps} steps of {batch} pictures, {minutes} minutes on the clock on {machine}.
-The VAE, trained before that for {vae_minutes} minutes, restores pictures it has not seen to {psnr} dB.
-{notes}
+{vae_training}{notes}
 ![loss](loss.svg)
 
 Data and their licence: `engine/zoo/emoji_pictures`. The weights are under the project's licence, Apache-2.0.

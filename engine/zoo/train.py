@@ -69,6 +69,22 @@ def pixart(
 
 
 @app.command()
+def sd(work: Work = Path("runs/zoo/sd"), out: Out = WEIGHTS / "sd", seed: int = 0, steps: int = 5_000) -> None:
+    """Train the embedded Stable Diffusion on the shared VAE's latents (about twenty minutes on 2 CPU cores)."""
+    from engine.zoo.sd import train_sd
+
+    train_sd(work, out, seed=seed, steps=steps)
+
+
+@app.command()
+def ddpm(work: Work = Path("runs/zoo/ddpm"), out: Out = WEIGHTS / "ddpm", seed: int = 0, steps: int = 2_500) -> None:
+    """Train the embedded DDPM on 32x32 pixels (about ten minutes on 2 CPU cores)."""
+    from engine.zoo.ddpm import train_ddpm
+
+    train_ddpm(work, out, seed=seed, steps=steps)
+
+
+@app.command()
 def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora") -> None:
     """Generate and judge 64 prompts with the trained Open-Sora; write its card, sample sheet and loss curves."""
     from engine.zoo.card import write_card
@@ -78,7 +94,7 @@ def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora"
 
 @app.command()
 def picture_card(name: str, work: Path | None = None, out: Path | None = None) -> None:
-    """Generate and judge 64 pictures with the trained `dit` or `pixart`; write card, sample sheet and loss curve."""
+    """Generate and judge 64 pictures with a trained picture model; write card, sample sheet and loss curve."""
     from engine.zoo.picture_card import write_picture_card
 
     write_picture_card(name, work or Path("runs/zoo") / name, out or WEIGHTS / name)

@@ -52,6 +52,13 @@ class Convolved(Technique):
     requires = frozenset({SiteKind.CONV})
 
 
+class Joined(Technique):
+    """Needs what every backbone lacks."""
+
+    slug, family, stage = "joined", "test", Stage.REUSE
+    requires = frozenset({SiteKind.CONV, SiteKind.JOINT_ATTENTION})
+
+
 class Nowhere(Technique):
     """Matches no site, and does not get on with ToCa."""
 
@@ -239,7 +246,9 @@ NAMES = [
 ]  # fmt: skip
 TOGETHER = [
     wrong("capability", TECHNIQUE, "- convolved:", "5:5 techniques.0.convolved", "backbone `opensora` has no conv",
-          "remove it", techniques=[Convolved]),
+          "use a backbone that has: `ddpm`, `sd`", techniques=[Convolved]),
+    wrong("capability of none", TECHNIQUE, "- joined:", "5:5 techniques.0.joined",
+          "backbone `opensora` has no conv and no joint_attention", "remove it", techniques=[Joined]),
     wrong("one stage on one site", INTERVAL, "\n  - fora:", "6:5 techniques.1.fora",
           "`toca` and `fora` are both of stage REUSE", "keep one of the two"),
     wrong("twice", INTERVAL, "\n  - toca:", "6:5 techniques.1.toca", "listed twice (first in line 5)", "merge the two"),

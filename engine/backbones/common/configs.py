@@ -17,7 +17,7 @@ from engine.weights import Component, is_hub_id, locate, missing, read_config
 def config_at_hand(choice: ModelChoice, component: Component, backbone: str) -> dict[str, Any]:
     """The component's config.json, or an empty mapping when it is only on the hub or weights are random."""
     weights = choice.weights
-    if weights == "random":
+    if choice.random:
         return {}
     source = weights.get(component.name, "") if isinstance(weights, dict) else weights
     if is_hub_id(source):

@@ -1,4 +1,4 @@
-"""What the picture models share: a diffusers denoiser with learned variance over the latents of an AutoencoderKL."""
+"""What the picture models share: a diffusers denoiser over pixels, or over the latents of an AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from engine.backbones.base import Backbone, Inputs
 from engine.backbones.common.configs import built, config_at_hand, known_fields, randomise
 from engine.backbones.common.transformer2d import block_sites, open_blocks, place_positions
-from engine.denoise import DiscreteDiffusion
+from engine.denoise import DiscreteDiffusion, Prediction
+from engine.errors import nearest
 from engine.random import draw
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice
@@ -60,52 +61,83 @@ class DenoiserCall(nn.Module):
         return out
 
 
-class PictureTransformer(Backbone):
-    """A transformer of `transformer_blocks` that denoises the latents of an AutoencoderKL."""
+class PictureModel(Backbone):
+    """One diffusers model that denoises pictures, or the latents that an AutoencoderKL has of them."""
 
     output = "image"
-    prediction = "epsilon"
+    prediction: Prediction = "epsilon"
     noise = linear_diffusion()
 
     model: Any
     denoiser: ClassVar[Any]
     """diffusers' class of `model`."""
+    part: ClassVar[Component]
+    """The component that `model` is."""
     published: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Configs of the published denoisers by the name of their repository; random weights have the first."""
+    """Configs of the published denoisers by the name of their repository; `random` weights have the first."""
     tiny_config: ClassVar[Mapping[str, Any]]
-    components: ClassVar[tuple[Component, ...]] = (TRANSFORMER, VAE)
+    tiny_vae: ClassVar[Mapping[str, Any] | None] = TINY_VAE
+    components: tuple[Component, ...]
 
-    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any]) -> None:
+    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any] | None) -> None:
         super().__init__(choice)
-        open_blocks(model)
         self.model, self.vae_config = model, vae_config
         self.call = DenoiserCall(model)
-        self.cell = 2 ** (len(vae_config["block_out_channels"]) - 1)
+        self.cell = 1 if vae_config is None else 2 ** (len(vae_config["block_out_channels"]) - 1)
         """Pixels that one latent covers, along each axis."""
 
     @classmethod
     def sketch(cls, choice: ModelChoice) -> Self:
         """Sizes from the weights' config.json where it is at hand, else those of the published model of that name."""
-        config = config_at_hand(choice, TRANSFORMER, cls.name) or cls._published_config(choice)
+        config = config_at_hand(choice, cls.part, cls.name) or cls.published_config(choice)
         with torch.device("meta"):
-            model = built(cls.denoiser, known_fields(cls.denoiser, config), TRANSFORMER)
-        return cls(choice, model, config_at_hand(choice, VAE, cls.name) or PUBLISHED_VAE)
+            model = built(cls.denoiser, known_fields(cls.denoiser, config), cls.part)
+        published = cls.published_vae(choice)
+        vae = None if published is None else config_at_hand(choice, VAE, cls.name) or published
+        return cls(choice, model, vae, **cls.details(choice))
 
     @classmethod
-    def _published_config(cls, choice: ModelChoice) -> Mapping[str, Any]:
-        source = choice.weights if isinstance(choice.weights, str) else choice.weights.get("transformer", "")
-        return cls.published.get(source.rpartition("/")[2], next(iter(cls.published.values())))
+    def details(cls, choice: ModelChoice) -> dict[str, Any]:
+        """What else the constructor takes, from the weights where they are at hand."""
+        return {}
+
+    @classmethod
+    def published_vae(cls, choice: ModelChoice) -> Mapping[str, Any] | None:
+        """Config of the published VAE; None for a model of pixels."""
+        return PUBLISHED_VAE
+
+    @classmethod
+    def published_name(cls, choice: ModelChoice) -> str:
+        """The published model that stands in for a config that is not at hand: that of the repository's name."""
+        weights, first = choice.weights, next(iter(cls.published))
+        if choice.random:
+            name = str(weights).partition(":")[2] or first
+            if name not in cls.published:
+                raise missing(f"no published size of `{cls.name}` is called `{name}`", nearest(name, cls.published))
+            return name
+        name = (weights if isinstance(weights, str) else weights.get(cls.part.name, "")).rpartition("/")[2]
+        return name if name in cls.published else first
+
+    @classmethod
+    def published_config(cls, choice: ModelChoice) -> Mapping[str, Any]:
+        """That model's config."""
+        return cls.published[cls.published_name(choice)]
+
+    @classmethod
+    def whole_tiny_config(cls) -> Mapping[str, Any]:
+        """Config of the tiny denoiser."""
+        return cls.tiny_config
 
     @classmethod
     def tiny(cls) -> Self:
-        """Two blocks of width 48 with random weights, and a VAE that halves the picture once."""
+        """A few blocks with random weights, and a VAE that halves the picture once, if there is one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = cls.denoiser.from_config({**cls.tiny_config, "num_attention_heads": 2, "attention_head_dim": 24})
+            model = cls.denoiser.from_config(dict(cls.whole_tiny_config()))
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     nn.init.normal_(parameter, std=0.2)
-        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), TINY_VAE)
+        backbone = cls(ModelChoice(backbone=cls.name, weights="random"), model.eval(), cls.tiny_vae)
         backbone.device = torch.device("cpu")
         backbone.load_conditioner({})
         return backbone
@@ -115,6 +147,7 @@ class PictureTransformer(Backbone):
         """The VAE; built only when a run needs it. In a sketch it is empty until `load`."""
         from diffusers import AutoencoderKL
 
+        assert self.vae_config is not None
         with torch.device(self.device), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return built(AutoencoderKL, known_fields(AutoencoderKL, self.vae_config), VAE)
@@ -126,27 +159,35 @@ class PictureTransformer(Backbone):
     def load(self, device: torch.device) -> None:
         """Read denoiser, VAE and what encodes prompts; all folders are found before the first tensor is read."""
         folders = self._folders()
+        modules = {self.part.name: self.model}
+        if self.vae_config is not None:
+            modules["vae"] = self.vae
         if folders:
-            self._check_config(folders["transformer"])
-            denoiser, vae = fitting(self.model, folders["transformer"]), fitting(self.vae, folders["vae"])
-            place(self.model, denoiser, self.dtype, device)
-            place(self.vae, vae, self.dtype, device)
+            self.check_configs(folders)
+            tensors = {name: fitting(module, folders[name]) for name, module in modules.items()}
+            for name, module in modules.items():
+                place(module, tensors[name], self.dtype, device)
         else:
-            randomise((self.model, self.vae), self.dtype, device)
+            randomise(modules.values(), self.dtype, device)
         self.device = device
         self.load_conditioner(folders)
-        self.model.eval().requires_grad_(False)
-        self.vae.eval().requires_grad_(False)
+        for module in modules.values():
+            module.eval().requires_grad_(False)
 
     def _folders(self) -> dict[str, Path]:
-        if self.choice.weights == "random":
+        if self.choice.random:
             return {}
         return {part.name: locate(self.choice.weights, part, self.name) for part in self.components}
 
-    def _check_config(self, folder: Path) -> None:
-        """The plan was made from a published config if this one had yet to be downloaded: both must agree."""
+    def check_configs(self, folders: Mapping[str, Path]) -> None:
+        """The plan was made from a published config if this one had yet to be downloaded: both must agree.
+
+        Configs write null or false for the same.
+        """
+        folder = folders[self.part.name]
         config = known_fields(self.denoiser, read_config(folder))
-        differing = sorted(name for name, value in config.items() if self.model.config[name] != value)
+        known = self.model.config
+        differing = sorted(name for name, value in config.items() if (known[name] or None) != (value or None))
         if differing:
             raise missing(
                 f"the config.json in {folder} has another {', '.join(differing)} than the plan was made with",
@@ -179,7 +220,6 @@ class PictureTransformer(Backbone):
         """Sizes of a run."""
         height, width = self.pixels(inputs)
         latent = (int(self.model.config["in_channels"]), height // self.cell, width // self.cell)
-        patch = int(self.model.config["patch_size"])
         return RunShape(
             backbone=self.name,
             steps=steps,
@@ -187,15 +227,25 @@ class PictureTransformer(Backbone):
             branches=self.branches_of(inputs.guidance),
             latent=latent,
             pixels=(1, height, width),
-            grid=(1, latent[1] // patch, latent[2] // patch),
+            grid=(1, latent[1] // self.patch, latent[2] // self.patch),
             text_tokens=self.text_tokens(inputs),
             dtype=self.dtype,
             timesteps=len(self.noise.alphas_cumprod),
         )
 
+    @property
+    def patch(self) -> int:
+        """Latents that one token of the outermost grid covers, along each axis."""
+        return 1
+
+    @property
+    def size_step(self) -> int:
+        """Pixels that height and width must be multiples of."""
+        return self.cell * self.patch
+
     def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:
-        """Sizes that divide into patches."""
-        step = self.cell * int(self.model.config["patch_size"])
+        """Sizes that the model can make."""
+        step = self.size_step
         return [
             (key, f"`{key}` is {edge}, no multiple of {step}", f"use {max(step, round(edge / step) * step)}")
             for key in ("size", "height", "width")
@@ -203,8 +253,7 @@ class PictureTransformer(Backbone):
         ]
 
     def encode(self, inputs: Inputs, run: RunShape) -> Any:
-        """Conditions of the prompts; places the position embeddings of this run's grid on the way."""
-        place_positions(self.model.pos_embed, run.grid[1:])
+        """Conditions of the prompts."""
         return self.conditions(inputs, run)
 
     @abstractmethod
@@ -216,21 +265,57 @@ class PictureTransformer(Backbone):
         """The denoiser's arguments besides latents and time step, for rows in batch order."""
 
     def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
-        """Predicted noise of every branch; the learned variance is left out."""
+        """Prediction of every branch; a learned variance is left out."""
         rows = x.to(self.dtype).repeat(len(branches), 1, 1, 1)
         timestep = torch.full((rows.shape[0],), self.noise.timestep(time), device=x.device)
         out: Tensor = self.call(rows, timestep=timestep, **self.model_inputs(conditions, branches))
         return out[:, : x.shape[1]].to(x.dtype)
 
     def decode(self, latents: Tensor, run: RunShape) -> Tensor:
-        """Latents [b, 4, h, w] to pictures [b, 3, 1, H, W] in 0..1, one sample at a time."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.dtype)
+        """Latents [b, 4, h, w] to pictures [b, 3, 1, H, W] in 0..1, one sample at a time; pixels stay what they are."""
+        if self.vae_config is None:
+            return latents.float().div(2).add(0.5).clamp(0, 1)[:, :, None]
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         parts = [self.vae.decode(latent[None], return_dict=False)[0].float() for latent in scaled]
         return torch.cat(parts).div(2).add(0.5).clamp(0, 1)[:, :, None]
 
     def initial_noise(self, run: RunShape, seeds: Sequence[int]) -> Tensor:
         """One draw a sample, each from its own seed."""
         return draw(run.latent, seeds, self.device)
+
+    def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
+        """For the embedded weights: does a classifier see what the prompt names?"""
+        if self.choice.weights != "embedded":
+            return {}
+        from engine.zoo.judge import judge_pictures
+
+        return judge_pictures(videos, inputs.prompts)
+
+
+class PictureTransformer(PictureModel):
+    """A transformer of `transformer_blocks` that denoises the latents of an AutoencoderKL."""
+
+    part = TRANSFORMER
+    components: tuple[Component, ...] = (TRANSFORMER, VAE)
+
+    def __init__(self, choice: ModelChoice, model: Any, vae_config: Mapping[str, Any] | None) -> None:
+        open_blocks(model)
+        super().__init__(choice, model, vae_config)
+
+    @classmethod
+    def whole_tiny_config(cls) -> Mapping[str, Any]:
+        """Two blocks of width 48."""
+        return {**cls.tiny_config, "num_attention_heads": 2, "attention_head_dim": 24}
+
+    @property
+    def patch(self) -> int:
+        """Latents that one token covers, along each axis."""
+        return int(self.model.config["patch_size"])
+
+    def encode(self, inputs: Inputs, run: RunShape) -> Any:
+        """Conditions of the prompts; places the position embeddings of this run's grid on the way."""
+        place_positions(self.model.pos_embed, run.grid[1:])
+        return super().encode(inputs, run)
 
     def sites(self, run: RunShape) -> list[Site]:
         """STEP, MODEL, then for each block: the block, its sub-layers, and their kernels."""
@@ -255,14 +340,6 @@ class PictureTransformer(Backbone):
         """The MLP's input, hidden and output of every row at once."""
         width = int(self.output_layer.in_features)
         return run.batch * len(run.branches) * run.tokens * width * (2 + 2 * 4) * self.dtype.itemsize
-
-    def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
-        """For the embedded weights: does a classifier see what the prompt names?"""
-        if self.choice.weights != "embedded":
-            return {}
-        from engine.zoo.judge import judge_pictures
-
-        return judge_pictures(videos, inputs.prompts)
 
 
 def linears_macs(*modules: nn.Module) -> int:

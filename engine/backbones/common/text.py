@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,41 +35,48 @@ def cleaned(prompt: str) -> str:
     return prompt.strip()
 
 
+def read_tokenizer(kind: Any, folder: Path) -> Any:
+    """The folder's tokenizer, of a class of transformers, or `MissingWeights`."""
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever the tokenizer's formats raise, the file is at fault
+        raise missing(f"{folder} holds no tokenizer that can be read ({error})", "download it again") from None
+
+
+def read_encoder(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """The folder's text encoder, of a class of transformers, on the CPU, or `MissingWeights`."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the run shows its own
+    if not any(folder.glob("*.bin")):
+        weight_paths(folder)
+    try:
+        model, info = kind.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:
+        raise missing(f"{folder} holds no encoder that can be read ({error})", "download it again") from None
+    wrong = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+    if wrong:
+        names = ", ".join(map(str, wrong))
+        raise missing(f"{folder}: tensors missing or of another shape: {names}", "download it again")
+    return model.eval().requires_grad_(False)
+
+
 class T5Text:
     """T5 encoder, in fp32 as the original runs it."""
 
     def __init__(self, encoder: Path, tokenizer: Path, channels: int, device: torch.device) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()  # the run shows its own
         width = read_config(encoder).get("d_model")
         if width != channels:
             raise missing(
                 f"the text encoder in {encoder} has {width} channels where the denoiser wants {channels}",
                 "use the text encoder that the denoiser was trained with",
             )
-        if not any(encoder.glob("*.bin")):
-            weight_paths(encoder)
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-        except Exception as error:  # whatever the tokenizer's formats raise, the file is at fault
-            raise missing(f"{tokenizer} holds no tokenizer that can be read ({error})", "download it again") from None
-        try:
-            model, info = T5EncoderModel.from_pretrained(
-                encoder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-        except Exception as error:
-            raise missing(f"{encoder} holds no encoder that can be read ({error})", "download it again") from None
-        wrong = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
-        if wrong:
-            names = ", ".join(map(str, wrong))
-            raise missing(f"{encoder}: tensors missing or of another shape: {names}", "download it again")
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.tokenizer = read_tokenizer(AutoTokenizer, tokenizer)
+        self.model = read_encoder(T5EncoderModel, encoder, torch.float32).to(device)
         self.device = device
 
     @torch.no_grad()

@@ -168,7 +168,7 @@ def test_random_weights_load_and_run(name: str, monkeypatch: pytest.MonkeyPatch)
     kind = BACKBONES[name]
     small = {**kind.tiny_config, "num_attention_heads": 2, "attention_head_dim": 24}
     monkeypatch.setattr(kind, "published", {"small": small})
-    monkeypatch.setattr("engine.backbones.common.pictures.PUBLISHED_VAE", dict(kind.tiny().vae_config))
+    monkeypatch.setattr(kind, "published_vae", lambda _choice: dict(kind.tiny().vae_config))
     backbone = kind.sketch(ModelChoice(backbone=name, weights="random"))
     assert {parameter.device.type for parameter in backbone.model.parameters()} == {"meta"}
     backbone.load(torch.device("cpu"))

@@ -37,12 +37,18 @@ def test_half_log_snr_falls_with_the_level() -> None:
     assert values == sorted(values, reverse=True)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "velocity"])
-@pytest.mark.parametrize("schedule", [NOISE, RectifiedFlow()], ids=["diffusion", "flow"])
+@pytest.mark.parametrize(
+    ("prediction", "schedule"),
+    [
+        *((name, schedule) for name in ("epsilon", "sample", "velocity") for schedule in (NOISE, RectifiedFlow())),
+        ("v", NOISE),
+    ],
+)
 def test_every_prediction_gives_the_same_sample_and_noise(prediction: Prediction, schedule: NoiseSchedule) -> None:
     clean, fresh, t = noise(1), noise(2), 0.3
     x = schedule.alpha(t) * clean + schedule.sigma(t) * fresh
-    said = {"epsilon": fresh, "sample": clean, "velocity": clean - fresh}[prediction]
+    v = schedule.alpha(t) * fresh - schedule.sigma(t) * clean
+    said = {"epsilon": fresh, "sample": clean, "velocity": clean - fresh, "v": v}[prediction]
 
     def predict(_x: Tensor, _t: float) -> Tensor:
         return said

@@ -61,6 +61,7 @@ def test_loss_weighs_the_noise_error_by_signal_to_noise() -> None:
     assert smallest == pytest.approx(0, abs=1e-6), "the right noise, at the lowest variance"
     kept = DDPMScheduler(beta_schedule="linear").alphas_cumprod
     weights = ((kept / (1 - kept)).clamp(*RATIOS) / (kept / (1 - kept))).mean()
+    assert noisy.noise_loss(noisy.noise + 1).item() == pytest.approx(weights.item(), rel=1e-4)
     wrong = torch.cat([noisy.noise + 1, -torch.ones_like(noisy.noise)], dim=1)
     assert noisy.loss(wrong) > weights
 
@@ -90,4 +91,6 @@ def test_judge_knows_every_picture_and_asks_only_for_those() -> None:
     assert judge_pictures(shown, [*names[1:], names[0]])["prompt_accuracy"] == 0.0
     assert judge_pictures(shown[:2], ["something", names[1]]) == {"prompt_accuracy": 1.0}
     assert judge_pictures(shown[:1], ["something"]) == {"prompt_accuracy": None}
-    assert judge_pictures(torch.zeros(1, 3, 1, 32, 32), [names[0]]) == {"prompt_accuracy": None}
+    assert judge_pictures(torch.zeros(1, 3, 1, 48, 48), [names[0]]) == {"prompt_accuracy": None}
+    halved = torch.nn.functional.avg_pool2d(shown[:, :, 0], 2)[:, :, None]
+    assert judge_pictures(halved, names) == {"prompt_accuracy": 1.0}
