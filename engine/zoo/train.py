@@ -69,6 +69,20 @@ def pixart(
 
 
 @app.command()
+def latte(
+    work: Work = Path("runs/zoo/latte"),
+    out: Out = WEIGHTS / "latte",
+    seed: int = 0,
+    steps: int = 4400,
+    still_steps: int = 2800,
+) -> None:
+    """Train the embedded Latte on the shared VAE's latents (about twenty minutes on 2 CPU cores)."""
+    from engine.zoo.latte import Recipe, train_latte
+
+    train_latte(work, out, Recipe(seed, steps, still_steps))
+
+
+@app.command()
 def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora") -> None:
     """Generate and judge 64 prompts with the trained Open-Sora; write its card, sample sheet and loss curves."""
     from engine.zoo.card import write_card

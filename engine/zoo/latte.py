@@ -1,0 +1,160 @@
+"""Recipe of the embedded Latte: moving pictures, trained together with its T5 encoder on the captions of the set.
+
+First single frames in large batches, each told its place in time, which teach what things look like and where they are
+in which frame; then clips.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import LatteTransformer3DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import T5TokenizerFast
+
+from engine.backbones.latte.opened import OpenLatte, frame_positions, open_latte, place_grid
+from engine.zoo import emoji
+from engine.zoo.diffusion import NoisyLatents, fast_training
+from engine.zoo.files import save_half, save_index
+from engine.zoo.latents import load_vae
+from engine.zoo.loop import Schedule, fit
+from engine.zoo.text import build_encoder, build_tokenizer, save_text_side
+
+FRAMES, GRID, TEXT_WIDTH, CHUNK = 8, 8, 64, 20
+CONFIG: dict[str, Any] = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 40,
+    "num_layers": 4,
+    "in_channels": 4,
+    "out_channels": 8,
+    "cross_attention_dim": 120,
+    "attention_bias": True,
+    "sample_size": 16,
+    "patch_size": 2,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "caption_channels": TEXT_WIDTH,
+    "video_length": FRAMES,
+}
+DROP_RATE, BIAS = 0.1, -10_000.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long it trains, and on how much."""
+
+    seed: int = 0
+    steps: int = 4400
+    still_steps: int = 2800
+    still_batch: int = 64
+    clip_batch: int = 8
+    clips: int = 3200
+
+
+@torch.no_grad()
+def build_clips(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
+    """Latents [M, 4, F, 16, 16] in fp16 of M random clips, scaled as a denoiser sees them; objects and directions."""
+    path = folder / "clips.safetensors"
+    if path.exists():
+        return load_file(path)
+    vae, generator = load_vae(), torch.Generator().manual_seed(recipe.seed)
+    parts: dict[str, list[Tensor]] = {"latents": [], "objects": [], "directions": []}
+    for _ in range(0, recipe.clips, CHUNK):
+        video, _captions, things, ways = emoji.sample(CHUNK, FRAMES, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = vae.encode(video.transpose(1, 2).flatten(0, 1)).latent_dist.mean
+        latents = (mean.float() * vae.config.scaling_factor).half().unflatten(0, (CHUNK, FRAMES)).transpose(1, 2)
+        for name, value in (("latents", latents), ("objects", things), ("directions", ways)):
+            parts[name].append(value)
+    bank = {name: torch.cat(values).contiguous() for name, values in parts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(bank, path)
+    return bank
+
+
+class TextToVideo(nn.Module):
+    """Denoiser and text encoder, trained together."""
+
+    def __init__(self, tokenizer: T5TokenizerFast) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoder = build_encoder(len(tokenizer), width=TEXT_WIDTH)
+        self.denoiser: OpenLatte = LatteTransformer3DModel.from_config(CONFIG)
+        open_latte(self.denoiser)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Cross-attention, temporal blocks and the output are zero, so that a fresh block passes its input through."""
+        for module in self.denoiser.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        embedders = self.denoiser.adaln_single, self.denoiser.caption_projection
+        for module in (layer for part in embedders for layer in part.modules() if isinstance(layer, nn.Linear)):
+            nn.init.normal_(module.weight, std=0.02)
+        for block in self.denoiser.transformer_blocks:
+            nn.init.zeros_(block.attn2.to_out[0].weight)
+        for block in self.denoiser.temporal_transformer_blocks:
+            nn.init.zeros_(block.attn1.to_out[0].weight)
+            nn.init.zeros_(block.ff.net[2].weight)
+        nn.init.zeros_(self.denoiser.proj_out.weight)
+
+    def forward(self, noisy: NoisyLatents, captions: list[str], dropped: Tensor, frames: Tensor) -> Tensor:
+        """Predicted noise and variance [B, 8, f, 16, 16] of noisy latents that show the frames numbered [B or 1, f].
+
+        A dropped caption becomes the empty one, cut to the length of the caption, as the pipeline's unconditional half.
+        """
+        tokens = self.tokenizer(captions, padding="longest", return_tensors="pt")
+        length = tokens.input_ids.shape[1]
+        empty = self.tokenizer([""], padding="max_length", max_length=length, return_tensors="pt")
+        ids, mask = (
+            torch.where(dropped[:, None], empty[name], tokens[name]) for name in ("input_ids", "attention_mask")
+        )
+        text = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        place_grid(self.denoiser, (frames.shape[1], GRID, GRID))
+        self.denoiser.temp_pos_embed = frame_positions(self.denoiser, frames.flatten()).unflatten(0, frames.shape)
+        bias = (1.0 - tokens.attention_mask.float())[:, None] * BIAS
+        (out,) = self.denoiser(noisy.noised, noisy.timesteps, text, bias)
+        return out
+
+
+def train_latte(work: Path, out: Path, recipe: Recipe) -> None:
+    """Train (or resume) in `work`, then write the repository layout to `out`."""
+    bank = build_clips(work, recipe)
+    torch.manual_seed(recipe.seed)
+    names = emoji.names()
+    tokenizer = build_tokenizer(emoji.caption(name, way) for name in names for way in emoji.DIRECTIONS)
+    model = TextToVideo(tokenizer)
+    averaged = copy.deepcopy(model)
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        still = step < recipe.still_steps
+        batch = recipe.still_batch if still else recipe.clip_batch
+        rows = torch.randint(len(bank["latents"]), (batch,), generator=generator)
+        frames = torch.randint(FRAMES, (batch, 1), generator=generator) if still else torch.arange(FRAMES)[None]
+        chosen = bank["latents"][rows]
+        clean = torch.stack([clip[:, which] for clip, which in zip(chosen, frames.expand(batch, -1), strict=True)])
+        noisy = NoisyLatents(clean.float(), generator)
+        dropped = torch.rand(batch, generator=generator) < DROP_RATE
+        pairs = zip(bank["objects"][rows].tolist(), bank["directions"][rows].tolist(), strict=True)
+        captions = [emoji.caption(names[thing], emoji.DIRECTIONS[way]) for thing, way in pairs]
+        with fast_training():
+            output = model(noisy, captions, dropped, frames)
+        return noisy.loss(output.float())
+
+    schedule = Schedule(recipe.steps, learning_rate=1.5e-3, warmup=300, ema=0.999)
+    seconds = fit("denoiser", work, model, averaged, loss_of, schedule, seed=recipe.seed)
+    save_half(averaged.denoiser, out / "transformer")
+    save_text_side(tokenizer, averaged.encoder, out)
+    save_index(out, "LattePipeline", {})
+    facts = {**asdict(recipe), "minutes": round(seconds / 60, 1)}
+    (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
