@@ -28,17 +28,19 @@ TINY_INPUTS: dict[str, dict[str, Any]] = {
     "opensora": {"num_frames": 17, "height": 16, "width": 24, "fps": 12, "guidance": 3.0},
     "dit": {"size": 16, "guidance": 3.0},
     "pixart": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
+    "latte": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
 }
 TINY_SAMPLER = {
     "opensora": {"rflow": {"steps": TINY_STEPS, "base_size": 16}},
     "dit": {"ddim": {"steps": TINY_STEPS}},
     "pixart": {"dpm_solver_pp": {"steps": TINY_STEPS}},
+    "latte": {"ddim": {"steps": TINY_STEPS}},
 }
 
 
 def disturb_unconditional(tiny: Backbone) -> None:
     """Change what the unconditional branch of a tiny backbone reads, and nothing else."""
-    if tiny.name == "pixart":
+    if tiny.name in ("pixart", "latte"):
         encoder = tiny.text
 
         def other(prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
