@@ -153,7 +153,9 @@ def train_latte(work: Path, out: Path, recipe: Recipe) -> None:
 
     schedule = Schedule(recipe.steps, learning_rate=1.5e-3, warmup=300, ema=0.999)
     seconds = fit("denoiser", work, model, averaged, loss_of, schedule, seed=recipe.seed)
-    save_half(averaged.denoiser, out / "transformer")
+    plain = LatteTransformer3DModel.from_config(CONFIG)  # for the name that config.json gives
+    plain.load_state_dict(averaged.denoiser.state_dict())
+    save_half(plain, out / "transformer")
     save_text_side(tokenizer, averaged.encoder, out)
     save_index(out, "LattePipeline", {})
     facts = {**asdict(recipe), "minutes": round(seconds / 60, 1)}
