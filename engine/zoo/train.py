@@ -91,6 +91,14 @@ def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora"
 
 
 @app.command()
+def latte_card(work: Work = Path("runs/zoo/latte"), out: Out = WEIGHTS / "latte") -> None:
+    """Generate and judge 64 prompts with the trained Latte; write its card, sample sheet and loss curve."""
+    from engine.zoo.latte_card import write_latte_card
+
+    write_latte_card(work, out)
+
+
+@app.command()
 def picture_card(name: str, work: Path | None = None, out: Path | None = None) -> None:
     """Generate and judge 64 pictures with the trained `dit` or `pixart`; write card, sample sheet and loss curve."""
     from engine.zoo.picture_card import write_picture_card
