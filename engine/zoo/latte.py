@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import T5TokenizerFast
 
-from engine.backbones.latte.opened import OpenLatte, frame_positions, open_latte, place_grid
+from engine.backbones.latte.opened import OpenLatte, open_latte, place_grid
 from engine.zoo import emoji
 from engine.zoo.diffusion import NoisyLatents, fast_training
 from engine.zoo.files import save_half, save_index
@@ -120,8 +120,7 @@ class TextToVideo(nn.Module):
             torch.where(dropped[:, None], empty[name], tokens[name]) for name in ("input_ids", "attention_mask")
         )
         text = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        place_grid(self.denoiser, (frames.shape[1], GRID, GRID))
-        self.denoiser.temp_pos_embed = frame_positions(self.denoiser, frames.flatten()).unflatten(0, frames.shape)
+        place_grid(self.denoiser, (frames.shape[1], GRID, GRID), frames)
         bias = (1.0 - tokens.attention_mask.float())[:, None] * BIAS
         (out,) = self.denoiser(noisy.noised, noisy.timesteps, text, bias)
         return out

@@ -84,12 +84,16 @@ class OpenBlock(BasicTransformerBlock):
         class_labels: Tensor | None = None,
     ) -> Tensor:
         """hidden_states [B, N, C] -> [B, N, C]; other inputs as diffusers passes them, None where unused."""
-        hidden = hidden_states
+        hidden = self.placed(hidden_states)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.modulation(hidden, timestep, class_labels)
         hidden = gate_attn * self.opened_attn1(hidden, shift_attn, scale_attn) + hidden
         if self.attn2 is not None:
             hidden = self.attn2(hidden, encoder_hidden_states, encoder_attention_mask) + hidden
         return gate_ff * self.opened_ff(hidden, shift_ff, scale_ff) + hidden
+
+    def placed(self, hidden: Tensor) -> Tensor:
+        """The input [B, N, C], to which a subclass adds position embeddings."""
+        return hidden
 
     def modulation(self, hidden: Tensor, timestep: Any, class_labels: Tensor | None) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention, then of the feed-forward: each [B, 1, C]."""

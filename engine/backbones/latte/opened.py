@@ -38,10 +38,26 @@ class FoldedAttention(SubLayer):
         return out.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 2)
 
 
+class FirstTemporalBlock(OpenBlock):
+    """The block that adds the frames' position embeddings to its input.
+
+    diffusers adds them in front of it. Here they are part of what the block changes, so that a technique that keeps
+    the change some blocks make keeps them too, and adds them once.
+    """
+
+    places: Tensor | None
+    """[B or 1, F, C], or None for a single frame."""
+
+    def placed(self, hidden: Tensor) -> Tensor:
+        """hidden [B, F * S, C] -> [B, F * S, C]."""
+        if self.places is None:
+            return hidden
+        frames = hidden.unflatten(1, (self.places.shape[1], -1))
+        return (frames + self.places[:, :, None].to(hidden.dtype)).flatten(1, 2)
+
+
 class OpenLatte(LatteTransformer3DModel):
     """A Latte whose blocks take and give tokens [B, N, C]; `open_latte` makes diffusers' Latte into this."""
-
-    temp_pos_embed: Tensor | None
 
     def forward(
         self,
@@ -61,20 +77,11 @@ class OpenLatte(LatteTransformer3DModel):
         modulation, embedded = self.adaln_single(timestep, NO_SIZES, batch_size=batch, hidden_dtype=hidden.dtype)
         text = self.caption_projection(encoder_hidden_states)
         pairs = zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True)
-        for index, (spatial, temporal) in enumerate(pairs):
+        for spatial, temporal in pairs:
             hidden = spatial(hidden, None, text, encoder_attention_mask, modulation)
-            if index == 0:
-                hidden = self._placed_in_time(hidden, frames)
-            hidden = temporal(hidden, None, None, None, modulation)
+            hidden = temporal(hidden, timestep=modulation)
         shift, scale = (self.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
         return (self._unpatched(self.proj_out(self.norm_out(hidden) * (1 + scale) + shift), frames),)
-
-    def _placed_in_time(self, hidden: Tensor, frames: int) -> Tensor:
-        """Position embeddings of the frames, added after the first spatial block; a single frame has none."""
-        if self.temp_pos_embed is None:
-            return hidden
-        places = self.temp_pos_embed[:, :, None].to(hidden.dtype)
-        return (hidden.unflatten(1, (frames, -1)) + places).flatten(1, 2)
 
     def _unpatched(self, tokens: Tensor, frames: int) -> Tensor:
         """Tokens [B, N, patch * patch * C'] to [B, C', F, h, w]."""
@@ -93,21 +100,29 @@ def open_latte(model: LatteTransformer3DModel) -> None:
             FoldedAttention(spatial, "space"),
             FoldedAttention(temporal, "time"),
         )
+    first = model.temporal_transformer_blocks[0]
+    first.__class__, first.places = FirstTemporalBlock, model.temp_pos_embed
     model.__class__ = OpenLatte
 
 
-def place_grid(model: LatteTransformer3DModel, grid: tuple[int, int, int]) -> None:
-    """Make an opened model ready for a token grid (frames, rows, columns), position embeddings included."""
-    frames, *places = grid
-    place_positions(model.pos_embed, (places[0], places[1]))
-    model.temp_pos_embed = frame_positions(model, torch.arange(frames))[None] if frames > 1 else None
+def place_grid(model: LatteTransformer3DModel, grid: tuple[int, int, int], numbers: Tensor | None = None) -> None:
+    """Make an opened model ready for a token grid (frames, rows, columns), position embeddings included.
+
+    `numbers` [B or 1, frames] says which frames they are; None: the first ones, and a single frame has no place then.
+    """
+    frames, rows, columns = grid
+    place_positions(model.pos_embed, (rows, columns))
+    if numbers is None and frames > 1:
+        numbers = torch.arange(frames)[None]
+    model.temp_pos_embed = None if numbers is None else _frame_positions(model, numbers)
+    model.temporal_transformer_blocks[0].places = model.temp_pos_embed
     for block in (*model.transformer_blocks, *model.temporal_transformer_blocks):
         assert isinstance(block, OpenBlock) and isinstance(block.opened_attn1, FoldedAttention)
         block.opened_attn1.frames = frames
 
 
-def frame_positions(model: LatteTransformer3DModel, frames: Tensor) -> Tensor:
-    """diffusers' embeddings of frame numbers [n]: [n, C] in fp32. Its own buffer stops at the trained length."""
+def _frame_positions(model: LatteTransformer3DModel, numbers: Tensor) -> Tensor:
+    """diffusers' embeddings of frame numbers [b, n]: [b, n, C] in fp32. Its own buffer stops at the trained length."""
     weight = model.pos_embed.proj.weight
-    positions = get_1d_sincos_pos_embed_from_grid(weight.shape[0], frames[:, None], output_type="pt")
-    return positions.float().to(weight.device)
+    positions = get_1d_sincos_pos_embed_from_grid(weight.shape[0], numbers.reshape(-1, 1), output_type="pt")
+    return positions.float().unflatten(0, numbers.shape).to(weight.device)

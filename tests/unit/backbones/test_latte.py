@@ -169,6 +169,23 @@ def test_frames_have_the_positions_of_diffusers_and_go_on_beyond_them() -> None:
     assert len(model.temp_pos_embed[0].unique(dim=0)) == 6
 
 
+def test_positions_of_frames_are_part_of_what_blocks_change() -> None:
+    """With all blocks passed over, nothing tells frames apart: whoever restores a change restores them with it."""
+    model = tiny().model
+    latents, times, text = torch.ones(1, 4, 2, 8, 8), torch.tensor([5.0]), torch.ones(1, 3, 16)
+
+    def frames_differ() -> bool:
+        place_grid(model, (2, 4, 4))
+        with torch.inference_mode():
+            first, second = model(latents, times, text)[0].unbind(2)
+        return not torch.equal(first, second)
+
+    assert frames_differ()
+    for block in (*model.transformer_blocks, *model.temporal_transformer_blocks):
+        block.forward = lambda hidden, *_, **__: hidden
+    assert not frames_differ()
+
+
 def test_attention_stays_within_a_frame_or_within_a_place() -> None:
     """A change of one token reaches its frame through the one kind, its place in all frames through the other."""
     model = tiny().model
