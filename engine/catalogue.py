@@ -25,7 +25,7 @@ def technique_facts(slug: str | None = None) -> list[dict[str, Any]]:
             "paper": cls.paper,
             "family": cls.family,
             "stage": cls.stage.name,
-            "backbones": registry.backbones_with(cls.requires),
+            "backbones": registry.backbones_for(cls),
             "dynamic": cls.dynamic,
             "prepares": cls.prepares(),
             "parameters": fields_of(cls),

@@ -48,6 +48,12 @@ def backbones_with(kinds: frozenset[SiteKind]) -> list[str]:
     return sorted(name for name in backbones() if kinds <= site_kinds(name))
 
 
+def backbones_for(cls: type[Technique]) -> list[str]:
+    """Names of the backbones a technique runs on: those with its sites, for a sampler those of its noise process."""
+    known = backbones()
+    return [name for name in backbones_with(cls.requires) if cls.process in (None, known[name].noise.process)]
+
+
 @contextmanager
 def adding(*classes: type[Technique]) -> Iterator[None]:
     """Make further techniques known for a while (for plug-ins and tests)."""

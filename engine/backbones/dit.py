@@ -51,6 +51,9 @@ class DiT(PictureTransformer):
     name = "dit"
     inputs = DiTInputs
     branches: ClassVar[tuple[Branch, ...]] = (Branch.COND, Branch.UNCOND)
+    notes: ClassVar[tuple[str, ...]] = (
+        "guidance acts on all four latent channels, as in diffusers' pipeline; the original DiT guides three",
+    )
     denoiser = DiTTransformer2DModel
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "DiT-XL-2-256": {**XL_2, "sample_size": 32},

@@ -67,8 +67,8 @@ def loss_curves(work: Path, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     stages = [stage for stage in ("spatial_vae", "temporal_vae", "denoiser") if (work / f"{stage}.csv").exists()]
-    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained")
-    for axis, stage in zip(axes, stages, strict=True):
+    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), layout="constrained", squeeze=False)
+    for axis, stage in zip(axes[0], stages, strict=True):
         with (work / f"{stage}.csv").open(newline="") as file:
             rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
         losses = torch.tensor([loss for _, loss in rows])

@@ -50,7 +50,9 @@ SUBJECTS = {
         str,
         {},
         ("transformer",),
-        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures.",
+        "A small DiT (5 blocks, width 128, learned variance): pictures of a class. The classes are the 200 pictures\n"
+        "of the set; as in every DiT the number after the last class means none. (That is 200 here, where diffusers'\n"
+        "DiTPipeline always writes 1000: it runs this model without guidance only.)",
     ),
     "pixart": Subject(
         PixArt,
@@ -124,9 +126,10 @@ def write_picture_card(name: str, work: Path, out: Path) -> None:
 
 CARD = """# The embedded {title}
 
-{what} It was trained from nothing so that techniques can be run and measured without a download; layout and tensor
-names are those of the published checkpoints. It knows one thing: 200 Noto emoji over plain pale backgrounds, 64x64.
-Quality says something about a technique's effect on *this* model, not about the published one.
+{what}
+It was trained from nothing so that techniques can be run and measured without a download; layout and tensor names are
+those of the published checkpoints. It knows one thing: 200 Noto emoji over plain pale backgrounds, 64x64. Quality says
+something about a technique's effect on *this* model, not about the published one.
 
 Sizes in fp16: {sizes}. The VAE is the one in `../shared/vae`.
 
@@ -141,8 +144,8 @@ what was asked for in {accuracy:.0%} of the plain model's pictures (`prompt_accu
 ## How it was trained
 
 `python -m engine.zoo.train {name}` (resumable), then `python -m engine.zoo.train picture-card {name}`. Seed {seed},
-{steps} steps of {batch} pictures, {minutes} minutes on the clock on {machine}. The VAE, trained before that for
-{vae_minutes} minutes, restores pictures it has not seen to {psnr} dB.
+{steps} steps of {batch} pictures, {minutes} minutes on the clock on {machine}.
+The VAE, trained before that for {vae_minutes} minutes, restores pictures it has not seen to {psnr} dB.
 {notes}
 ![loss](loss.svg)
 

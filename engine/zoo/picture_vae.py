@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,24 @@ def train_picture_vae(work: Path, out: Path, *, seed: int, steps: int) -> None:
         "end": quality(averaged, seed + 10_000),
     }
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    size = (out / "model.safetensors").stat().st_size / 1e6
+    machine = f"{platform.machine()} CPU, 2 cores shared with other work"
+    (out / "README.md").write_text(CARD.format(size=size, machine=machine, **facts))
+
+
+CARD = """# The picture VAE
+
+An AutoencoderKL for 64x64 pictures, latents [4, 16, 16] of mean 0 and variance 1, that the embedded image models share
+({size:.2f} MB in fp16). It knows 200 Noto emoji over plain pale backgrounds and nothing else.
+
+Trained with `python -m engine.zoo.train picture-vae` (resumable) from the spatial half of the embedded Open-Sora's VAE:
+seed {seed}, {steps} steps of {batch} pictures, {minutes} minutes on the clock; {machine}. On 400 pictures that training
+did not draw:
+
+| | PSNR | with errors of a tenth of the latents' spread |
+| --- | --- | --- |
+| at the start | {start[psnr]} dB | {start[psnr_with_errors]} dB |
+| at the end | {end[psnr]} dB | {end[psnr_with_errors]} dB |
+
+Data and their licence: `engine/zoo/emoji_pictures`. The weights are under the project's licence, Apache-2.0.
+"""

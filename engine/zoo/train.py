@@ -60,7 +60,7 @@ def dit(work: Work = Path("runs/zoo/dit"), out: Out = WEIGHTS / "dit", seed: int
 
 @app.command()
 def pixart(
-    work: Work = Path("runs/zoo/pixart"), out: Out = WEIGHTS / "pixart", seed: int = 0, steps: int = 8_000
+    work: Work = Path("runs/zoo/pixart"), out: Out = WEIGHTS / "pixart", seed: int = 0, steps: int = 6_500
 ) -> None:
     """Train the embedded PixArt on the shared VAE's latents (about forty minutes on a CPU core)."""
     from engine.zoo.pixart import train_pixart

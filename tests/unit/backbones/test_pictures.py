@@ -10,13 +10,15 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DPMSolverMultistepScheduler, PixArtAlphaPipeline
 from diffusers.models.attention import Attention
 from diffusers.models.attention_processor import AttnProcessor2_0
-from support import BACKBONES, TINY_STEPS
+from support import BACKBONES, ROOT, TINY_STEPS
 from torch import Tensor
 
 from engine.backbones.common.pictures import PictureTransformer
-from engine.compiler import Compiled
-from engine.runner import opened
-from engine.spec import ModelChoice
+from engine.backbones.common.text import T5Text
+from engine.backbones.pixart import PixArt
+from engine.compiler import Compiled, compile_spec
+from engine.runner import load_backbone, opened
+from engine.spec import ModelChoice, load_spec
 from engine.step import Branch
 
 # diffusers' schedulers and numpy 2, which deprecates what they do with tensors.
@@ -198,3 +200,32 @@ def test_sizes_must_divide_into_patches(edge: int, nearest: int) -> None:
     problems = sketch.check(sketch.inputs(prompts=["1"], size=edge))
     assert problems == [("size", f"`size` is {edge}, no multiple of 16", f"use {nearest}")]
     assert sketch.check(sketch.inputs(prompts=["1"], size=nearest)) == []
+
+
+def test_embedded_pixart_is_the_pipeline_with_its_text_encoder() -> None:
+    """From words to pixels, as the shipped spec runs it, in fewer steps."""
+    changes = ["sampler.dpm_solver_pp.steps=4", "inputs.prompts=[A red apple, a yellow taxi]"]
+    compiled = compile_spec(load_spec(ROOT / "specs" / "models" / "pixart.yaml", changes=changes))
+    load_backbone(compiled, torch.device("cpu"))
+    backbone = compiled.backbone
+    assert isinstance(backbone, PixArt) and isinstance(backbone.text, T5Text)
+    _, ours = generated(compiled, [0, 1])
+    pipeline = PixArtAlphaPipeline(
+        tokenizer=backbone.text.tokenizer,
+        text_encoder=backbone.text.model,
+        **originals(backbone),
+        scheduler=DPMSolverMultistepScheduler(**LINEAR),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        list(compiled.inputs.prompts),
+        guidance_scale=compiled.inputs.guidance,
+        num_inference_steps=4,
+        height=64,
+        width=64,
+        use_resolution_binning=False,
+        max_sequence_length=16,
+        generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+        output_type="pt",
+    ).images
+    assert (ours - theirs).abs().max() < 1e-4

@@ -39,3 +39,9 @@ def test_added_techniques_go_away_again() -> None:
     with registry.adding(Extra):
         assert "extra" in registry.techniques()
     assert "extra" not in registry.techniques()
+
+
+def test_a_technique_runs_where_its_sites_and_its_noise_process_are() -> None:
+    assert registry.backbones_for(TECHNIQUES["rflow"]) == ["opensora"]
+    assert registry.backbones_for(TECHNIQUES["ddim"]) == ["dit", "pixart"]
+    assert registry.backbones_for(TECHNIQUES["fora"]) == ["dit", "opensora", "pixart"]
