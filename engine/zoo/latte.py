@@ -1,7 +1,7 @@
 """Recipe of the embedded Latte: moving pictures, trained together with its T5 encoder on the captions of the set.
 
-First single frames in large batches, each told its place in time, which teach what things look like and where they are
-in which frame; then clips.
+It starts from the embedded PixArt, as Latte's text-to-video model does from PixArt-alpha. First it sees single frames
+in large batches, each told its place in time, which teach where things are in which frame; then clips.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import T5TokenizerFast
 
 from engine.backbones.latte.opened import OpenLatte, open_latte, place_grid
+from engine.weights import EMBEDDED
 from engine.zoo import emoji
 from engine.zoo.diffusion import NoisyLatents, fast_training
 from engine.zoo.files import save_half, save_index
@@ -28,12 +29,12 @@ from engine.zoo.text import build_encoder, build_tokenizer, save_text_side
 
 FRAMES, GRID, TEXT_WIDTH, CHUNK = 8, 8, 64, 20
 CONFIG: dict[str, Any] = {
-    "num_attention_heads": 3,
-    "attention_head_dim": 40,
-    "num_layers": 4,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "num_layers": 3,
     "in_channels": 4,
     "out_channels": 8,
-    "cross_attention_dim": 120,
+    "cross_attention_dim": 128,
     "attention_bias": True,
     "sample_size": 16,
     "patch_size": 2,
@@ -45,16 +46,16 @@ CONFIG: dict[str, Any] = {
     "caption_channels": TEXT_WIDTH,
     "video_length": FRAMES,
 }
-DROP_RATE, BIAS = 0.1, -10_000.0
+DROP_RATE, BIAS, WORDS = 0.1, -10_000.0, "shared.weight"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long it trains, and on how much."""
+    """How long it trains, and on how much; the defaults made the weights that ship with the project."""
 
     seed: int = 0
-    steps: int = 4400
-    still_steps: int = 2800
+    steps: int = 2600
+    still_steps: int = 1000
     still_batch: int = 64
     clip_batch: int = 8
     clips: int = 3200
@@ -81,6 +82,20 @@ def build_clips(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
     return bank
 
 
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def _place_in_latte(name: str) -> str:
+    """Where a tensor of PixArt goes: block 2 k to spatial block k, block 2 k + 1 to temporal block k."""
+    part, _, rest = name.partition(".")
+    if part != "transformer_blocks":
+        return name
+    index, _, leaf = rest.partition(".")
+    layer, temporal = divmod(int(index), 2)
+    return f"{'temporal_' * temporal}transformer_blocks.{layer}.{leaf}"
+
+
 class TextToVideo(nn.Module):
     """Denoiser and text encoder, trained together."""
 
@@ -90,23 +105,26 @@ class TextToVideo(nn.Module):
         self.encoder = build_encoder(len(tokenizer), width=TEXT_WIDTH)
         self.denoiser: OpenLatte = LatteTransformer3DModel.from_config(CONFIG)
         open_latte(self.denoiser)
-        self.initialise()
+        self.start_from_pixart(EMBEDDED / "pixart")
 
-    def initialise(self) -> None:
-        """Cross-attention, temporal blocks and the output are zero, so that a fresh block passes its input through."""
-        for module in self.denoiser.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        embedders = self.denoiser.adaln_single, self.denoiser.caption_projection
-        for module in (layer for part in embedders for layer in part.modules() if isinstance(layer, nn.Linear)):
-            nn.init.normal_(module.weight, std=0.02)
-        for block in self.denoiser.transformer_blocks:
-            nn.init.zeros_(block.attn2.to_out[0].weight)
+    def start_from_pixart(self, folder: Path) -> None:
+        """Weights of the embedded PixArt: its even blocks become the spatial ones, its odd ones the temporal ones.
+
+        Temporal attention starts as nothing, and words that PixArt does not know keep their random vectors.
+        """
+        placed = {_place_in_latte(name): value.float() for name, value in _weights(folder / "transformer").items()}
+        own = self.denoiser.state_dict()
+        self.denoiser.load_state_dict({name: placed[name] for name in own})
         for block in self.denoiser.temporal_transformer_blocks:
             nn.init.zeros_(block.attn1.to_out[0].weight)
-            nn.init.zeros_(block.ff.net[2].weight)
-        nn.init.zeros_(self.denoiser.proj_out.weight)
+            nn.init.zeros_(block.attn1.to_out[0].bias)
+        text = {name: value.float() for name, value in _weights(folder / "text_encoder").items()}
+        known = T5TokenizerFast.from_pretrained(folder / "tokenizer").get_vocab()
+        rows = self.encoder.state_dict()[WORDS].normal_(std=text[WORDS].std().item())
+        for piece, row in self.tokenizer.get_vocab().items():
+            if piece in known:
+                rows[row] = text[WORDS][known[piece]]
+        self.encoder.load_state_dict({**self.encoder.state_dict(), **text, WORDS: rows})
 
     def forward(self, noisy: NoisyLatents, captions: list[str], dropped: Tensor, frames: Tensor) -> Tensor:
         """Predicted noise and variance [B, 8, f, 16, 16] of noisy latents that show the frames numbered [B or 1, f].
@@ -150,7 +168,7 @@ def train_latte(work: Path, out: Path, recipe: Recipe) -> None:
             output = model(noisy, captions, dropped, frames)
         return noisy.loss(output.float())
 
-    schedule = Schedule(recipe.steps, learning_rate=1.5e-3, warmup=300, ema=0.999)
+    schedule = Schedule(recipe.steps, learning_rate=1e-3, warmup=100, ema=0.998)
     seconds = fit("denoiser", work, model, averaged, loss_of, schedule, seed=recipe.seed)
     plain = LatteTransformer3DModel.from_config(CONFIG)  # for the name that config.json gives
     plain.load_state_dict(averaged.denoiser.state_dict())

@@ -64,11 +64,11 @@ def write_latte_card(work: Path, out: Path) -> None:
 
 CARD = """# The embedded Latte
 
-A small Latte (4 pairs of spatial and temporal blocks, width 120, learned variance; T5 v1.1 encoder): text to video. It
-was trained from nothing so that techniques can be run and measured without a download; layout and tensor names are
-those of the published checkpoint. It knows one thing: 200 Noto emoji moving left, right, up or down over plain pale
-backgrounds, {frames} frames of 64x64. Quality says something about a technique's effect on *this* model, not about the
-published one.
+A small Latte (3 pairs of spatial and temporal blocks, width 128, learned variance; T5 v1.1 encoder): text to video. It
+was trained here, from the embedded PixArt, so that techniques can be run and measured without a download; layout and
+tensor names are those of the published checkpoint. It knows one thing: 200 Noto emoji moving left, right, up or down
+over plain pale backgrounds, {frames} frames of 64x64. Quality says something about a technique's effect on *this*
+model, not about the published one.
 
 Sizes in fp16: {sizes}. The VAE is the one in `../shared/vae`, frame by frame; it restores pictures it has not seen to
 {psnr} dB.

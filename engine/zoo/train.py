@@ -73,10 +73,10 @@ def latte(
     work: Work = Path("runs/zoo/latte"),
     out: Out = WEIGHTS / "latte",
     seed: int = 0,
-    steps: int = 4400,
-    still_steps: int = 2800,
+    steps: int = 2600,
+    still_steps: int = 1000,
 ) -> None:
-    """Train the embedded Latte on the shared VAE's latents (about twenty minutes on 2 CPU cores)."""
+    """Train the embedded Latte from the embedded PixArt (about twenty minutes on a CPU core)."""
     from engine.zoo.latte import Recipe, train_latte
 
     train_latte(work, out, Recipe(seed, steps, still_steps))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import LatteTransformer3DModel
+from safetensors.torch import load_file
 from torch import nn
+from transformers import T5TokenizerFast
 
 from engine.backbones.latte.adapter import Latte, LatteInputs
 from engine.spec import ModelChoice
@@ -75,6 +77,38 @@ def test_clips_are_noised_alike_in_all_frames() -> None:
     for row in range(3):
         expected = kept[row].sqrt() * clean[row] + (1 - kept[row]).sqrt() * noisy.noise[row]
         torch.testing.assert_close(noisy.noised[row], expected)
+
+
+def test_it_starts_from_pixart() -> None:
+    torch.manual_seed(0)
+    model = TextToVideo(build_tokenizer(CAPTIONS))
+    pixart = load_file(EMBEDDED / "pixart" / "transformer" / "model.safetensors")
+    own = model.denoiser.state_dict()
+    for ours, theirs in (
+        ("adaln_single.linear.weight", "adaln_single.linear.weight"),
+        ("transformer_blocks.1.attn2.to_q.weight", "transformer_blocks.2.attn2.to_q.weight"),
+        ("temporal_transformer_blocks.1.ff.net.2.weight", "transformer_blocks.3.ff.net.2.weight"),
+    ):
+        assert torch.equal(own[ours], pixart[theirs].float())
+    words = load_file(EMBEDDED / "pixart" / "text_encoder" / "model.safetensors")["shared.weight"].float()
+    known = T5TokenizerFast.from_pretrained(EMBEDDED / "pixart" / "tokenizer").get_vocab()
+    vocabulary = model.tokenizer.get_vocab()
+    assert torch.equal(model.encoder.shared.weight[vocabulary["▁apple"]], words[known["▁apple"]])
+    assert "▁moving" not in known and model.encoder.shared.weight[vocabulary["▁moving"]].std() > 0.1 * words.std()
+
+
+def test_temporal_attention_starts_as_nothing() -> None:
+    """One frame's prediction does not depend on the others'."""
+    torch.manual_seed(0)
+    model = TextToVideo(build_tokenizer(CAPTIONS)).eval()
+    noisy = NoisyLatents(torch.randn(1, 4, 3, 16, 16), torch.Generator().manual_seed(0))
+    kept, frames = torch.zeros(1, dtype=torch.bool), torch.tensor([[0, 1, 2]])
+    with torch.inference_mode():
+        before = model(noisy, CAPTIONS[:1], kept, frames)
+        noisy.noised[:, :, 2] = 0.0
+        after = model(noisy, CAPTIONS[:1], kept, frames)
+    torch.testing.assert_close(after[:, :, :2], before[:, :, :2])
+    assert not torch.allclose(after[:, :, 2], before[:, :, 2], atol=1e-2)
 
 
 def test_captions_say_object_and_direction() -> None:
