@@ -31,6 +31,7 @@ TINY_INPUTS: dict[str, dict[str, Any]] = {
     "pixart": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
     "sd": {"height": 16, "width": 24, "guidance": 3.0},
     "ddpm": {"guidance": 3.0},
+    "latte": {"height": 16, "width": 24, "guidance": 3.0, "max_sequence_length": 8},
 }
 TINY_SAMPLER = {
     "opensora": {"rflow": {"steps": TINY_STEPS, "base_size": 16}},
@@ -38,12 +39,13 @@ TINY_SAMPLER = {
     "pixart": {"dpm_solver_pp": {"steps": TINY_STEPS}},
     "sd": {"ddim": {"steps": TINY_STEPS, "steps_offset": 1, "set_alpha_to_one": False}},
     "ddpm": {"ddim": {"steps": TINY_STEPS}},
+    "latte": {"ddim": {"steps": TINY_STEPS}},
 }
 
 
 def disturb_unconditional(tiny: Backbone) -> None:
     """Change what the unconditional branch of a tiny backbone reads, and nothing else."""
-    if tiny.name == "pixart":
+    if tiny.name in ("pixart", "latte"):
         encoder = tiny.text
 
         def other(prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:

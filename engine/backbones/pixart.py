@@ -77,11 +77,7 @@ class PixArt(PictureTransformer):
 
     def load_conditioner(self, folders: Mapping[str, Path]) -> None:
         """The T5 encoder, or random features."""
-        channels = int(self.model.config["caption_channels"])
-        if folders:
-            self.text = text.T5Text(folders["text_encoder"], folders["tokenizer"], channels, self.device)
-        else:
-            self.text = text.RandomText(channels)
+        self.text = text.text_encoder(folders, int(self.model.config["caption_channels"]), self.device)
 
     def pixels(self, inputs: Inputs) -> tuple[int, int]:
         """As asked for, else the model's own square."""

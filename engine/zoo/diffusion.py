@@ -1,4 +1,4 @@
-"""The loss of a denoiser with learned variance (Nichol and Dhariwal, arXiv 2102.09672), as DiT and PixArt train it."""
+"""The loss of a denoiser with learned variance (Nichol and Dhariwal, arXiv 2102.09672), as DiT, PixArt and Latte do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fast_training() -> Iterator[None]:
 
 
 class NoisyLatents:
-    """Noise added to clean latents [B, C, h, w] at random time steps, and the loss of what a denoiser makes of it."""
+    """Noise added to clean latents [B, C, ...] at random time steps, and the loss of what a denoiser makes of it."""
 
     def __init__(self, clean: Tensor, generator: torch.Generator, betas: Tensor = LINEAR) -> None:
         self.betas = betas
@@ -35,13 +35,13 @@ class NoisyLatents:
     def loss(self, output: Tensor) -> Tensor:
         """Weighed squared error of the predicted noise, plus the variational bound by which the variance learns.
 
-        output [B, 2 C, h, w]: predicted noise, and where between its two bounds the log variance lies (-1 to 1).
+        output [B, 2 C, ...]: predicted noise, and where between its two bounds the log variance lies (-1 to 1).
         """
         epsilon, fraction = output.chunk(2, dim=1)
         return self.noise_loss(epsilon) + self._bound(epsilon.detach(), fraction)
 
     def noise_loss(self, epsilon: Tensor) -> Tensor:
-        """Weighed squared error of the predicted noise [B, C, h, w].
+        """Weighed squared error of the predicted noise [B, C, ...].
 
         The error of the clean sample counts by its signal-to-noise ratio within `RATIOS` (as in Min-SNR, arXiv
         2303.09556): an unweighed error of the noise hardly feels the noisy steps, in which it is decided what the
@@ -65,5 +65,5 @@ class NoisyLatents:
         return 0.5 * (divergence + mean_error.square() * (-log_variance).exp()).mean()
 
     def _at(self, values: Tensor) -> Tensor:
-        """A schedule's values at each sample's time step: [B, 1, 1, 1]."""
-        return values[self.timesteps].float()[:, None, None, None]
+        """A schedule's values at each sample's time step: [B, 1, ...], to go with the latents."""
+        return values[self.timesteps].float().view(-1, *[1] * (self.noise.ndim - 1))

@@ -85,11 +85,33 @@ def ddpm(work: Work = Path("runs/zoo/ddpm"), out: Out = WEIGHTS / "ddpm", seed: 
 
 
 @app.command()
+def latte(
+    work: Work = Path("runs/zoo/latte"),
+    out: Out = WEIGHTS / "latte",
+    seed: int = 0,
+    steps: int = 2600,
+    still_steps: int = 1000,
+) -> None:
+    """Train the embedded Latte from the embedded PixArt (about twenty minutes on a CPU core)."""
+    from engine.zoo.latte import Recipe, train_latte
+
+    train_latte(work, out, Recipe(seed, steps, still_steps))
+
+
+@app.command()
 def card(work: Work = Path("runs/zoo/opensora"), out: Out = WEIGHTS / "opensora") -> None:
     """Generate and judge 64 prompts with the trained Open-Sora; write its card, sample sheet and loss curves."""
     from engine.zoo.card import write_card
 
     write_card(work, out)
+
+
+@app.command()
+def latte_card(work: Work = Path("runs/zoo/latte"), out: Out = WEIGHTS / "latte") -> None:
+    """Generate and judge 64 prompts with the trained Latte; write its card, sample sheet and loss curve."""
+    from engine.zoo.latte_card import write_latte_card
+
+    write_latte_card(work, out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What the picture models share: a diffusers denoiser over pixels, or over the latents of an AutoencoderKL."""
+"""What models of pictures, and of videos frame by frame, share: a diffusers denoiser over pixels or over latents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from diffusers import DDPMScheduler
@@ -56,7 +56,7 @@ class DenoiserCall(nn.Module):
         self.model = model
 
     def forward(self, hidden: Tensor, **inputs: Any) -> Tensor:
-        """hidden [B, C, h, w] -> [B, C', h, w]."""
+        """hidden [B, C, ...] -> [B, C', ...]."""
         (out,) = self.model(hidden, **inputs, return_dict=False)
         return out
 
@@ -64,7 +64,7 @@ class DenoiserCall(nn.Module):
 class PictureModel(Backbone):
     """One diffusers model that denoises pictures, or the latents that an AutoencoderKL has of them."""
 
-    output = "image"
+    output: ClassVar[Literal["image", "video"]] = "image"
     prediction: Prediction = "epsilon"
     noise = linear_diffusion()
 
@@ -266,7 +266,7 @@ class PictureModel(Backbone):
 
     def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
         """Prediction of every branch; a learned variance is left out."""
-        rows = x.to(self.dtype).repeat(len(branches), 1, 1, 1)
+        rows = x.to(self.dtype).repeat(len(branches), *[1] * (x.ndim - 1))
         timestep = torch.full((rows.shape[0],), self.noise.timestep(time), device=x.device)
         out: Tensor = self.call(rows, timestep=timestep, **self.model_inputs(conditions, branches))
         return out[:, : x.shape[1]].to(x.dtype)

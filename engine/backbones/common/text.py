@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,18 @@ class TextEncoder(Protocol):
     def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Encode, padded or cut to `length` tokens."""
         ...
+
+
+def estimated_tokens(prompts: Sequence[str], limit: int) -> int:
+    """Tokens of the longest prompt before any tokenizer is at hand: a word and a third each, and one for the end."""
+    return min(limit, max(round(len(prompt.split()) * 4 / 3) for prompt in prompts) + 1)
+
+
+def text_encoder(folders: Mapping[str, Path], channels: int, device: torch.device) -> TextEncoder:
+    """The T5 encoder in the components' folders; random features when there are none."""
+    if not folders:
+        return RandomText(channels)
+    return T5Text(folders["text_encoder"], folders["tokenizer"], channels, device)
 
 
 def cleaned(prompt: str) -> str:
@@ -101,7 +113,7 @@ class RandomText:
 
     def __call__(self, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Features [b, length, channels] and their mask."""
-        lengths = [min(length, round(len(prompt.split()) * 4 / 3) + 1) for prompt in prompts]
+        lengths = [estimated_tokens([prompt], length) for prompt in prompts]
         mask = (torch.arange(length)[None] < torch.tensor(lengths)[:, None]).long()
         generators = [torch.Generator().manual_seed(zlib.crc32(prompt.encode())) for prompt in prompts]
         rows = [torch.randn(length, self.channels, generator=generator) for generator in generators]

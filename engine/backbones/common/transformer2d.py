@@ -6,8 +6,9 @@ gated yet. Weights stay where diffusers keeps them, and what a block computes st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from diffusers.models.attention import Attention, BasicTransformerBlock
 from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
@@ -53,7 +54,12 @@ class SubLayer(nn.Module):
     def forward(self, hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """hidden [B, n, C] (any tokens, for the feed-forward), shift and scale [B, 1, C] -> [B, n, C], ungated."""
         (block,) = self._block
-        return getattr(block, self.layer)(self._norm(block)(hidden) * (1 + scale) + shift)
+        return self.run(getattr(block, self.layer), self._norm(block)(hidden) * (1 + scale) + shift)
+
+    def run(self, layer: nn.Module, normed: Tensor) -> Tensor:
+        """The block's own `layer` on normed and modulated tokens [B, n, C]."""
+        out: Tensor = layer(normed)
+        return out
 
     def _norm(self, block: BasicTransformerBlock) -> nn.Module:
         if block.norm_type == "ada_norm_zero":
@@ -78,12 +84,16 @@ class OpenBlock(BasicTransformerBlock):
         class_labels: Tensor | None = None,
     ) -> Tensor:
         """hidden_states [B, N, C] -> [B, N, C]; other inputs as diffusers passes them, None where unused."""
-        hidden = hidden_states
+        hidden = self.placed(hidden_states)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.modulation(hidden, timestep, class_labels)
         hidden = gate_attn * self.opened_attn1(hidden, shift_attn, scale_attn) + hidden
         if self.attn2 is not None:
             hidden = self.attn2(hidden, encoder_hidden_states, encoder_attention_mask) + hidden
         return gate_ff * self.opened_ff(hidden, shift_ff, scale_ff) + hidden
+
+    def placed(self, hidden: Tensor) -> Tensor:
+        """The input [B, N, C], to which a subclass adds position embeddings."""
+        return hidden
 
     def modulation(self, hidden: Tensor, timestep: Any, class_labels: Tensor | None) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention, then of the feed-forward: each [B, 1, C]."""
@@ -125,27 +135,44 @@ def place_positions(embed: PatchEmbed, grid: tuple[int, int]) -> None:
 
 
 def block_sites(blocks: nn.ModuleList, run: RunShape, text_rows: int, modulation: int) -> Iterator[Site]:
-    """Sites of opened `transformer_blocks`: the block, its attentions with their kernels, its feed-forward.
-
-    `text_rows` are the text tokens that cross-attention reads, `modulation` a block's own MACs outside its sub-layers.
-    """
+    """Sites of opened `transformer_blocks` in which all tokens attend to one another; see `sites_of_block`."""
     for index, block in enumerate(blocks):
-        assert isinstance(block, OpenBlock)
-        name, tokens, width = f"transformer_blocks.{index}", run.tokens, block.dim
-        place: dict[str, Any] = {"depth": index, "layer": index, "layers": len(blocks), "grid": run.grid}
-        place["width"] = width
-        yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **place)
-        attentions = [("opened_attn1", SiteKind.SELF_ATTENTION, block.opened_attn1, block.attn1, tokens, 0)]
-        if block.attn2 is not None:
-            attentions += [("attn2", SiteKind.CROSS_ATTENTION, block.attn2, block.attn2, text_rows, text_rows)]
-        for own, kind, module, attention, rows, context in attentions:
-            path, inner = f"{name}.{own}", attention.to_q.out_features
-            per_row = 2 * width * inner
-            yield Site(
-                path, kind, module, name, macs=(tokens + rows) * per_row, context_macs=context * per_row, **place
-            )
-            kernel = f"{name}.{own.removeprefix('opened_')}.kernel"
-            yield Site(kernel, SiteKind.KERNEL, attention.kernel, path, macs=2 * tokens * rows * inner, **place)
-        weights = sum(layer.weight.numel() for layer in (block.ff.net[0].proj, block.ff.net[2]))
-        path = f"{name}.opened_ff"
-        yield Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, macs=tokens * weights, **place)
+        name, place = f"transformer_blocks.{index}", {"layer": index, "layers": len(blocks), "grid": run.grid}
+        place["depth"] = index
+        yield from sites_of_block(name, block, place, keys=run.tokens, text_rows=text_rows, modulation=modulation)
+
+
+def sites_of_block(
+    name: str,
+    block: nn.Module,
+    place: Mapping[str, Any],
+    *,
+    keys: int,
+    text_rows: int,
+    modulation: int = 0,
+    kind: SiteKind = SiteKind.SELF_ATTENTION,
+    along: Literal["all", "space", "time"] = "all",
+) -> Iterator[Site]:
+    """Sites of an opened block: the block, its attentions with their kernels, its feed-forward.
+
+    `place` holds depth, layer, layers and grid; `kind` is that of the block's own attention, in which a token attends
+    to `keys` tokens `along` an axis. `text_rows` are the text tokens that cross-attention reads, `modulation` the
+    block's own MACs outside its sub-layers.
+    """
+    assert isinstance(block, OpenBlock)
+    tokens, width = math.prod(place["grid"]), block.dim
+    facts: dict[str, Any] = {**place, "width": width}
+    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **facts)
+    attentions = [("opened_attn1", kind, block.opened_attn1, block.attn1, tokens, keys, 0, along)]
+    if block.attn2 is not None:
+        cross = SiteKind.CROSS_ATTENTION
+        attentions += [("attn2", cross, block.attn2, block.attn2, text_rows, text_rows, text_rows, "all")]
+    for own, own_kind, module, attention, rows, seen, context, axis in attentions:
+        path, inner = f"{name}.{own}", attention.to_q.out_features
+        per_row, here = 2 * width * inner, {**facts, "along": axis}
+        macs = (tokens + rows) * per_row
+        yield Site(path, own_kind, module, name, macs=macs, context_macs=context * per_row, **here)
+        kernel = f"{name}.{own.removeprefix('opened_')}.kernel"
+        yield Site(kernel, SiteKind.KERNEL, attention.kernel, path, macs=2 * tokens * seen * inner, **here)
+    weights = sum(layer.weight.numel() for layer in (block.ff.net[0].proj, block.ff.net[2]))
+    yield Site(f"{name}.opened_ff", SiteKind.FEED_FORWARD, block.opened_ff, name, macs=tokens * weights, **facts)

@@ -170,8 +170,7 @@ class OpenSora(Backbone):
         assert isinstance(inputs, OpenSoraInputs)
         pixels = (inputs.num_frames, inputs.height, inputs.width)
         latent = self.sizes.latent_shape(*pixels)
-        words = max(len(prepared(prompt, inputs.aesthetic_score).split()) for prompt in inputs.prompts)
-        longest = int(self.model.config["model_max_length"])
+        prompts = [prepared(prompt, inputs.aesthetic_score) for prompt in inputs.prompts]
         return RunShape(
             backbone=self.name,
             steps=steps,
@@ -180,7 +179,7 @@ class OpenSora(Backbone):
             latent=latent,
             pixels=pixels,
             grid=self.model.grid((latent[1], latent[2], latent[3])),
-            text_tokens=min(longest, round(words * 4 / 3) + 1),
+            text_tokens=text.estimated_tokens(prompts, int(self.model.config["model_max_length"])),
             dtype=self.dtype,
         )
 

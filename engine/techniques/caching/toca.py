@@ -47,6 +47,9 @@ class ToCa(Technique):
                 "spread_weight": 0.6, "layer_weight": -0.2, "step_weight": 2.0, "module_weight": 2.5},
         "pixart": {"fresh_ratio": 0.3, "interval": 3, "force_weight": 0.2, "spread_weight": 0.4, "cell": 4,
                    "layer_weight": 0.6, "step_weight": 0.9, "module_weight": 1.0},
+        # Nothing published: Open-Sora's, with the other score, since Latte's temporal blocks do not read the text.
+        "latte": {"fresh_ratio": 0.1, "interval": 3, "cross_interval": 6, "warmup": 3, "score": "attention",
+                  "module_weight": 1.5, "mlp_share": 0.33},
     }  # fmt: skip
     deviations: ClassVar[tuple[str, ...]] = (
         "a step is full or partial for all blocks; the official DiT and PixArt code adds first-block-only steps",

@@ -1,4 +1,4 @@
-"""DiT and PixArt from folders in the hub's layout, and the classes that prompts name."""
+"""DiT, PixArt and Latte from folders in the hub's layout, and the classes that prompts name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.zoo.text import build_encoder, build_tokenizer, save_text_side
 
 CPU = torch.device("cpu")
 LABELS = {"0": "tench, Tinca tinca", "1": "goldfish", "207": "golden retriever"}
-on_both = pytest.mark.parametrize("name", ["dit", "pixart"])
+on_all = pytest.mark.parametrize("name", ["dit", "pixart", "latte"])
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -42,7 +42,7 @@ def loaded(name: str, weights: str | dict[str, str]) -> PictureTransformer:
     return backbone
 
 
-@on_both
+@on_all
 def test_folder_in_the_hubs_layout(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path)
     backbone = loaded(name, str(folder))
@@ -52,7 +52,7 @@ def test_folder_in_the_hubs_layout(name: str, tmp_path: Path) -> None:
         assert all(torch.equal(state[key], tensor.float()) for key, tensor in wanted.items())
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
-    prompts = {"dit": ["goldfish", "207"], "pixart": ["a red cat", "the dog"]}[name]
+    prompts = ["goldfish", "207"] if name == "dit" else ["a red cat", "the dog"]
     inputs = backbone.inputs(prompts=prompts)
     run = backbone.shape(inputs, 1)
     with torch.inference_mode():
@@ -60,18 +60,18 @@ def test_folder_in_the_hubs_layout(name: str, tmp_path: Path) -> None:
         out = backbone.predict(x, 0.5, backbone.encode(inputs, run), run.branches)
     assert torch.isfinite(out).all() and not torch.equal(out[0], out[1])
     expected = {"transformer/model.safetensors", "vae/model.safetensors"}
-    expected |= {"text_encoder/model.safetensors"} if name == "pixart" else set()
+    expected |= set() if name == "dit" else {"text_encoder/model.safetensors"}
     assert backbone.weight_files().keys() == expected
 
 
-@on_both
+@on_all
 def test_mapping_of_components_to_folders(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path)
     parts = {part.name: str(folder / part.name) for part in BACKBONES[name].components}
     assert loaded(name, parts).weight_files() == loaded(name, str(folder)).weight_files()
 
 
-@on_both
+@on_all
 def test_damaged_folders_are_explained(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path)
     (folder / "vae" / "model.safetensors").unlink()
@@ -82,7 +82,7 @@ def test_damaged_folders_are_explained(name: str, tmp_path: Path) -> None:
         BACKBONES[name].sketch(ModelChoice(backbone=name, weights=str(folder)))
 
 
-@on_both
+@on_all
 def test_config_that_came_after_the_plan_must_agree(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path)
     backbone = BACKBONES[name].sketch(ModelChoice(backbone=name, weights=str(folder)))
@@ -105,6 +105,8 @@ def test_hub_repository_is_sketched_by_its_name(monkeypatch: pytest.MonkeyPatch)
         assert sketch.shape(sketch.inputs(prompts=["1"]), 1).pixels == (1, edge, edge)
     sketch = BACKBONES["pixart"].sketch(ModelChoice(backbone="pixart", weights="PixArt-alpha/PixArt-XL-2-512x512"))
     assert sketch.shape(sketch.inputs(prompts=["x"]), 1).latent == (4, 64, 64)
+    sketch = BACKBONES["latte"].sketch(ModelChoice(backbone="latte", weights="maxin-cn/Latte-1"))
+    assert sketch.shape(sketch.inputs(prompts=["x"]), 1).latent == (4, 16, 64, 64)
 
 
 def test_size_conditions_of_the_1024_pixel_model() -> None:

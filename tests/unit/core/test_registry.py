@@ -43,5 +43,5 @@ def test_added_techniques_go_away_again() -> None:
 
 def test_a_technique_runs_where_its_sites_and_its_noise_process_are() -> None:
     assert registry.backbones_for(TECHNIQUES["rflow"]) == ["opensora"]
-    assert registry.backbones_for(TECHNIQUES["ddim"]) == ["ddpm", "dit", "pixart", "sd"]
-    assert registry.backbones_for(TECHNIQUES["fora"]) == ["dit", "opensora", "pixart", "sd"]
+    assert registry.backbones_for(TECHNIQUES["ddim"]) == ["ddpm", "dit", "latte", "pixart", "sd"]
+    assert registry.backbones_for(TECHNIQUES["fora"]) == ["dit", "latte", "opensora", "pixart", "sd"]

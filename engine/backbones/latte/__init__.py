@@ -1,0 +1,1 @@
+"""Latte: text to video, the pictures of AutoencoderKL frame by frame."""
