@@ -22,11 +22,10 @@ from catalog.awesome import AwesomeList, Badge, Entry, Remark, kind_of
 from catalog.document import UNSEEN
 from catalog.encoding import LOST, Unreadable, printable, read_list
 from catalog.importer_files import problems_of
-from catalog.names import fold, tokens
+from catalog.names import ARXIV, fold, tokens
 from catalog.record import load_vocabularies, vocabulary_folder
 from catalog.vocabulary import Vocabularies, Vocabulary
 
-ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(?P<number>\d{4}\.\d{4,5})(?:v(?P<version>\d+))?")
 OPENREVIEW = re.compile(r"openreview\.net/(?:forum|pdf)\?id=(?P<id>[\w-]+)")
 DOI = re.compile(r"doi\.org/(?P<doi>10\.\d{4,}/[^\s?#]+)")
 VENUE = re.compile(r"^(?P<venue>.*?)\s*(?P<year>(?:19|20)\d\d)?\s*(?P<award>[^\d]*)$")
@@ -347,7 +346,7 @@ def identifiers(entries: Iterable[Entry]) -> dict[str, Any]:
     for url in paper_links(entries):
         if (match := ARXIV.search(url)) and "arxiv" not in found:
             found["arxiv"] = match["number"]
-            found |= {"version": int(match["version"])} if match["version"] else {}
+            found |= {"version": int(match["version"][1:])} if match["version"] else {}
         elif match := OPENREVIEW.search(url):
             found.setdefault("openreview", match["id"])
         elif match := DOI.search(url):
@@ -360,7 +359,7 @@ def canonical(url: str) -> str:
     match = ARXIV.search(url)
     if match is None:
         return url
-    return f"https://arxiv.org/abs/{match['number']}" + (f"v{match['version']}" if match["version"] else "")
+    return f"https://arxiv.org/abs/{match['number']}" + (match["version"] or "")
 
 
 def links_in(entries: Iterable[Entry], kinds: Vocabulary, made: Draft) -> list[dict[str, str]]:

@@ -19,6 +19,9 @@ LETTERS = {
     "æ": "ae",
     "œ": "oe",
 }
+ARXIV = re.compile(
+    r"arxiv\.org/(?:abs|pdf|html)/(?P<number>\d{4}\.\d{4,5})(?P<version>v\d+)?", re.IGNORECASE
+)  # an address of a paper, whichever of its pages
 MOST = 50  # known words that are listed where none is close
 PLUS = re.compile(r"\++")
 PARTS = re.compile(r"[^\W_]+")

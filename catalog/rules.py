@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator
 from rapidfuzz import fuzz
 
 from catalog.document import Document, Keys
-from catalog.names import fold, nearest, tokens
+from catalog.names import ARXIV, fold, nearest, tokens
 from catalog.schema import Author, Block, Claim, Correction, Identifiers, Link, Publication, Record, Relation, Tags
 from catalog.vocabulary import Vocabularies
 
@@ -35,7 +35,6 @@ class BrokenRules(ValueError):
 
 
 MARKUP = re.compile(r"</?[A-Za-z][^>]*>|\\[A-Za-z\"'^`~=.]|[{}]")
-ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(?P<number>\d{4}\.\d{4,5})(?P<version>v\d+)?", re.IGNORECASE)
 NEIGHBOURS = 3  # titles are compared with the next ones in order of their beginnings and of their ends
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -14,13 +13,12 @@ from pathlib import Path
 
 from catalog.awesome import AwesomeList
 from catalog.document import Document, Problem
-from catalog.names import fold
+from catalog.names import ARXIV, fold
 from catalog.record import InvalidRecords
 from catalog.schema import Correction, Record
 from catalog.vocabulary import Vocabularies
 
 FOLDER = Path(__file__).parent / "seed"
-ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(?P<number>\d{4}\.\d{4,5}(?:v\d+)?)(?P<rest>.*)$")
 SECTIONS = {
     "FS": "Fast Sampling",
     "PR": "Pruning",
@@ -112,7 +110,7 @@ def as_json(facts: Mapping[str, Facts]) -> str:
 def address(url: str) -> str:
     """An arXiv address as `arXiv:` and number, whether it leads to the abstract or the PDF; any other as it is."""
     match = ARXIV.search(url)
-    return f"arXiv:{match['number']}{match['rest']}" if match else url
+    return f"arXiv:{match['number']}{match['version'] or ''}{url[match.end() :]}" if match else url
 
 
 def _reversed(record: Record, code: str, vocabularies: Vocabularies) -> Facts:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +14,10 @@ from pydantic import Field
 from rapidfuzz import fuzz
 
 from catalog.document import Problem
-from catalog.names import tokens
+from catalog.names import ARXIV, tokens
 from catalog.schema import Record, Strict, Text
 from catalog.seed import problem
 
-NUMBER = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
 Number = Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}(v\d+)?$")]
 ALIKE = 85.0  # rapidfuzz score from which two spellings are one title
 
@@ -58,8 +56,8 @@ def numbers(record: Record) -> list[tuple[str, str]]:
         version = f"v{record.identifiers.version}" if record.identifiers.version else ""
         found.append(("identifiers.arxiv", record.identifiers.arxiv + version))
     for index, link in enumerate(record.links):
-        if link.kind == "paper" and (match := NUMBER.search(link.url)):
-            found.append((f"links.{index}.url", match[1] + (match[2] or "")))
+        if link.kind == "paper" and (match := ARXIV.search(link.url)):
+            found.append((f"links.{index}.url", match["number"] + (match["version"] or "")))
     return found
 
 

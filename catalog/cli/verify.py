@@ -21,7 +21,8 @@ def group() -> None:
 @app.command()
 def verify(
     file: Annotated[
-        Path, typer.Argument(help="The list: its README at the commit that `catalog seed` names.", show_default=False)
+        Path,
+        typer.Argument(help="README of the list at the commit in catalog/seed/list.yaml.", show_default=False),
     ],
     root: CatalogFolder = None,
 ) -> None:

@@ -70,7 +70,8 @@ tensor names are those of the published checkpoint. It knows one thing: 200 Noto
 over plain pale backgrounds, {frames} frames of 64x64. Quality says something about a technique's effect on *this*
 model, not about the published one.
 
-Sizes in fp16: {sizes}. The VAE is the one in `../shared/vae`, frame by frame; it restores pictures it has not seen to
+Sizes in fp16: {sizes}. The VAE is the one in
+`engine/zoo/weights/shared/vae`, frame by frame; it restores pictures it has not seen to
 {psnr} dB.
 
 ## How well it does

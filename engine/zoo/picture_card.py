@@ -154,7 +154,7 @@ def write_picture_card(name: str, work: Path, out: Path) -> None:
             shown=SHOWN,
             machine=f"{_cores(facts.get('cores', 1))} of a {platform.machine()} CPU, shared with other work",
             notes="".join(f"\n{note}\n" for note in facts.get("notes", ())),
-            vae="" if in_pixels else " The VAE is the one in `../shared/vae`.",
+            vae="" if in_pixels else " The VAE is the one in `engine/zoo/weights/shared/vae`.",
             vae_training="" if in_pixels else vae_training(),
             **{key: facts[key] for key in ("seed", "steps", "batch", "minutes")},
         )
