@@ -36,6 +36,10 @@ class NoiseSchedule(Protocol):
         """Noise factor."""
         ...
 
+    def timestep(self, t: float) -> float:
+        """The level as the model takes it."""
+        ...
+
 
 @dataclass(frozen=True)
 class RectifiedFlow:
@@ -50,6 +54,10 @@ class RectifiedFlow:
     def sigma(self, t: float) -> float:
         """The level itself."""
         return t
+
+    def timestep(self, t: float) -> float:
+        """Thousandths of the level."""
+        return 1000 * t
 
 
 @dataclass(frozen=True)

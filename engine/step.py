@@ -52,7 +52,8 @@ class RunShape:
     """What is known of a run before it starts: everything a schedule, an estimate or a check may depend on.
 
     `grid` is the token grid (frames, rows, columns) of one sample, `pixels` the output's (frames, height, width);
-    `timesteps` says in how many time steps the model was trained, where it was trained in steps.
+    `timesteps` says in how many time steps the model was trained, where it was trained in steps. `times` is what the
+    model is told of the noise at each prediction, in 0..`timesteps`; empty until the sampler is known.
     """
 
     backbone: str
@@ -65,6 +66,7 @@ class RunShape:
     text_tokens: int
     dtype: torch.dtype = torch.float32
     timesteps: int = 1000
+    times: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
