@@ -122,14 +122,16 @@ def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
 
 def _counted(done: int, fewest: int, most: int) -> str:
     if fewest != most:
-        return f"{done} (of {fewest} to {most})"
+        return f"{done} (of {fewest}-{most})"
     return str(done) if done == most else f"{done} (of {most})"
 
 
 def receipts_summary(receipts: Mapping[str, Any]) -> str:
     """What the receipts say of the whole run."""
+    kinds = [kind for technique in receipts["techniques"].values() for kind in technique["kinds"].values()]
+    planned = "planned at most" if any("planned_at_least" in kind for kind in kinds) else "planned"
     return (
-        f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
+        f"MACs {macs(receipts['macs'])} ({planned} {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
     )
@@ -166,7 +168,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(span, level, ", ".join(branches), names, macs(cost_of_step))
     console.print(table)
     console.print(
-        f"MACs: baseline {macs(cost.baseline_macs)}, planned {macs(cost.macs)}, ratio {cost.macs_ratio:.2f}x. "
+        f"MACs: baseline {macs(cost.baseline_macs)}, planned {'at most ' if plan.dynamic else ''}{macs(cost.macs)}, "
+        f"ratio {cost.macs_ratio:.2f}x. "
         f"Memory: weights {size(cost.weight_bytes)}, activations about {size(cost.activation_bytes)}, "
         f"held outputs {size(cost.held_bytes)}."
     )
