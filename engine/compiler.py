@@ -249,7 +249,8 @@ def check(draft: Draft) -> None:
     """Stage rule, exclusions, and what each technique says of its own parameters."""
     assert draft.run is not None
     seen: dict[str, Entry] = {}
-    for entry in draft.entries:
+    listed = sorted(draft.entries, key=lambda entry: entry.path)  # problems go to the later of two in the spec
+    for entry in listed:
         technique = entry.technique
         if technique.slug in seen:
             first = draft.place(*seen[technique.slug].path).line
@@ -263,8 +264,8 @@ def check(draft: Draft) -> None:
     for rule, remedy in sampler.technique.check(draft.run):
         draft.report(rule, remedy, *sampler.path)
     _check_process(draft, sampler)
-    for index, entry in enumerate(draft.entries):
-        for other in [*draft.entries[:index], sampler]:
+    for index, entry in enumerate(listed):
+        for other in [*listed[:index], sampler]:
             reason = conflict(other, entry)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
