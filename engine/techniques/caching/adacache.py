@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops.change import frame_difference, looked_up, relative_change
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -83,7 +82,7 @@ class AdaCache(Technique):
         rates = [rate for _, rate in CODEBOOKS[self.codebook][1]]
         return paced(run, max(rates) if self.tolerance else rates[-1]), paced(run, min(rates))
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Decide at STEP, pass blocks over, and watch one attention's residual; without that, nothing."""
         sites.wrap(WATCHED[self.watched], watch, self.is_watched, gated=True)
         if sites.wraps:

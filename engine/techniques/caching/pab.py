@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops.schedules import broadcast_steps, triggered_steps
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -74,7 +73,7 @@ class Pab(Technique):
         """Broadcast range of every kind of attention."""
         return {"spatial": self.spatial_range, "temporal": self.temporal_range, "cross": self.cross_range}
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Wrap every kind of attention that is ever reused, and the first layers' MLPs."""
         for kind, name in NAMES.items():
             if self.ranges().get(name, 1) > 1:

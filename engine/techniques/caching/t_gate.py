@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import Branch, Phase, RunShape
@@ -51,7 +50,7 @@ class TGate(Technique):
         before = self.gate(run) - 1
         return [Phase("full")] * before + [Phase("keep")] + [left] * (run.steps - before - 1)
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Wrap cross-attention."""
         sites.wrap(SiteKind.CROSS_ATTENTION, gate)
 
