@@ -20,7 +20,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.receipts import Trace, largest_difference, receipts
-from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
+from engine.runner import Opened, live_sites, opened, seeds_of
 
 DEVICES = ("auto", "cpu", "cuda")
 Progress = Callable[[str, int], Callable[[], None]]
@@ -55,18 +55,16 @@ class Comparison:
     receipts: dict[str, Any]
 
 
-def compare(
-    accelerated: Compiled, baseline: Compiled | None, artefacts: Artefacts, repeats: int, progress: Progress
-) -> Comparison:
+def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
     """Warm both sides once (the accelerated one traced for its receipts), then time them in turn."""
     seeds, steps = seeds_of(accelerated), accelerated.run.steps
     sides: dict[str, Side] = {}
     if baseline is not None:
-        with opened(baseline, artefacts) as plain, peak_memory(plain) as peak:
+        with opened(baseline) as plain, peak_memory(plain) as peak:
             latents = plain.generate(seeds, progress("warm-up, baseline", baseline.run.steps))
         sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
     trace = Trace()
-    with opened(accelerated, artefacts, trace) as traced, peak_memory(traced) as peak:
+    with opened(accelerated, trace) as traced, peak_memory(traced) as peak:
         latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
         sites = live_sites(accelerated, traced.call)
     sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
@@ -78,7 +76,7 @@ def compare(
         for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
             if compiled is None:
                 continue
-            with opened(compiled, artefacts) as side:
+            with opened(compiled) as side:
                 tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
                 latents, seconds = side.timed(seeds, tick)
             sides[name].seconds.append(seconds)
