@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops.schedules import centred_steps, full_steps_from_start
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -72,7 +71,7 @@ class DeepCache(Technique):
             return [(str(error), "lower `center`, raise `interval` or `power`, or set `uniform: true`")]
         return []
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Wrap what lies further in than the skip connection."""
         sites.wrap(SiteKind.STAGE, reuse, lambda site: site.layer == self.branch)
 

@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops import merging
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -77,7 +76,7 @@ class ToMeSD(Technique):
         """Tokens merged away at a site."""
         return merging.merge_count(site.tokens, self.destinations(site), self.ratio)
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Match at the input of each block; merge behind the norms, so that attention and MLP see merged tokens."""
         latents = sites.of(SiteKind.STAGE)[0]
         flags = {SELF: self.merge_attn, CROSS: self.merge_crossattn, MLP: self.merge_mlp}
