@@ -74,7 +74,7 @@ def run(
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     folder: Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<spec>-<time>.")] = None,
-    baseline: Annotated[bool, typer.Option(help="Run the plain model too and compare.")] = True,
+    baseline: Annotated[bool, typer.Option(help="Run the baseline too and compare.")] = True,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs of each side, interleaved.")] = 3,
     as_json: AsJson = False,
 ) -> None:
