@@ -127,8 +127,10 @@ def check(
             except EngineError as error:
                 failed += [problem for problem in error.problems if problem not in failed]
         if len(failed) == before:
-            names = ", ".join(entry.slug for entry in compiled.plan.techniques) or "plain"
-            print(f"ok: {path} ({compiled.plan.backbone}: {names}; {', '.join(profiles)})")
+            plan = compiled.plan
+            alone = "plain" if plan.baseline is None else plan.sampler.slug
+            names = ", ".join(entry.slug for entry in plan.techniques) or alone
+            print(f"ok: {path} ({plan.backbone}: {names}; {', '.join(profiles)})")
     if failed:
         raise InvalidInput(failed)
 
