@@ -19,9 +19,9 @@ from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
-from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.plan import BaselinePlan, Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, SiteKind, Sites
-from engine.spec import ModelChoice, Request
+from engine.spec import Baseline, ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
 
@@ -78,7 +78,23 @@ class Compiled:
 
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
-    """Run all passes. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    """The accelerated side. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    if request.spec.baseline == Baseline():
+        return _one_side(request, backbone, store)
+    return compile_both(request, backbone, store)[0]
+
+
+def compile_both(
+    request: Request, backbone: Backbone | None = None, store: Store | None = None
+) -> tuple[Compiled, Compiled]:
+    """Both sides of a run; what is wrong with either shows before anything is loaded."""
+    compiled = _one_side(request, backbone, store)
+    plain = baseline_of(request, compiled, store)
+    return _compared(compiled, plain), plain
+
+
+def _one_side(request: Request, backbone: Backbone | None, store: Store | None) -> Compiled:
+    """Run all passes."""
     draft = Draft(request, backbone=backbone)
     resolve(draft)
     _stop(draft)
@@ -98,19 +114,41 @@ def baseline_of(request: Request, compiled: Compiled, store: Store | None = None
     """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
     spec, other = request.spec, request.spec.baseline
     plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
-    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+    return _one_side(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+
+
+def _compared(compiled: Compiled, plain: Compiled) -> Compiled:
+    """The accelerated side, its plan stating what it is compared with; the costs of that are those of its own plan."""
+    request, plan, other = compiled.request, compiled.plan, plain.plan
+    if request.spec.baseline == Baseline():
+        return compiled
+    if compares_nothing(compiled, plain):
+        rule = (
+            f"the baseline is the run itself: `{plan.sampler.slug}` with the same parameters, and the same techniques"
+        )
+        remedy = "give `baseline` another sampler or more steps, or remove it and run with --no-baseline"
+        raise InvalidInput(Problem(rule, remedy, request.value.at(("baseline",))))
+    cost, against = plan.estimate, other.estimate
+    kinds = {
+        kind: {"baseline": against.planned_macs(kind), "planned": cost.planned_macs(kind)}
+        for kind in {**cost.kinds, **against.kinds}
+    }
+    ratio = round(against.macs / cost.macs, 4)
+    estimate = cost.model_copy(update={"baseline_macs": against.macs, "macs_ratio": ratio, "kinds": kinds})
+    stated = BaselinePlan(sampler=other.sampler, techniques=other.techniques, steps=plain.run.steps)
+    return replace(compiled, plan=plan.model_copy(update={"estimate": estimate, "baseline": stated}))
+
+
+def compares_nothing(compiled: Compiled, plain: Compiled) -> bool:
+    """Whether both sides have the same sampler and techniques with the same parameters."""
+    one, other = compiled.plan, plain.plan
+    return (one.sampler, one.techniques) == (other.sampler, other.techniques)
 
 
 def _baseline_value(value: Value) -> Value:
     """The spec's value with the baseline's settings in the places of the run's, so that problems point at them."""
     own = value.data.get("baseline")
     return Value({**value.data, **own.data}, value.place) if own is not None and isinstance(own.data, dict) else value
-
-
-def compile_both(request: Request) -> tuple[Compiled, Compiled]:
-    """Both sides of a run; what is wrong with either shows before anything is loaded."""
-    compiled = compile_spec(request)
-    return compiled, baseline_of(request, compiled)
 
 
 def _stop(draft: Draft) -> None:

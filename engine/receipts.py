@@ -1,13 +1,14 @@
 """Effect receipts: what the plan promised beside what happened, and a verdict.
 
-The plan says for every step which share of every wrapped site is evaluated. The trace counts, at the innermost layer,
-what really was. A technique that changed nothing fails the run with the reason and a setting that would fire.
+The plan says how many predictions each side makes, and for every one which share of every wrapped site is evaluated.
+The trace counts, at the innermost layer, what really was. A technique that changed nothing, or a sampler that gives
+the baseline's output, fails the run with the reason and a setting that would fire.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +44,21 @@ class Trace:
     nonfinite: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, int] = field(default_factory=dict)
     """Modules that each technique replaced."""
+    draws: int = 0
+    """How often the sampler drew fresh noise."""
 
     def begin(self, rows: int) -> None:
         """A prediction starts on `rows` rows."""
         self.steps.append(StepTrace(rows))
+
+    def counting(self, draw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The same source of noise, every draw counted."""
+
+        def counted(x: Tensor) -> Tensor:
+            self.draws += 1
+            return draw(x)
+
+        return counted
 
     def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
         """An innermost call: `out` is [rows, tokens, channels], or a picture, or heads and sequences of a kernel.
@@ -84,19 +96,26 @@ def _phases_at(compiled: Compiled, index: int) -> dict[str, Phase]:
     return {entry.technique.slug: entry.phases[index] for entry in compiled.entries}
 
 
+def spent(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> dict[str, Any]:
+    """What one side spent, beside its plan."""
+    return {
+        "steps": len(trace.steps),
+        "planned_steps": compiled.run.steps,
+        "macs": round(done_macs(compiled, sites, trace)),
+        "planned_macs": compiled.plan.estimate.macs,
+        "fresh_noise": trace.draws,
+    }
+
+
 def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference: float) -> dict[str, Any]:
     """The receipts as plain data. `difference` is the largest absolute difference of latents to the baseline's."""
-    actual = done_macs(compiled, sites, trace)
     planned = [planned_shares(compiled, sites, index) for index in range(compiled.run.steps)]
     per_technique = {
         entry.technique.slug: _technique_receipt(entry.technique, entry.wraps, entry.phases, trace, planned)
         for entry in compiled.entries
     }
     return {
-        "steps": len(trace.steps),
-        "planned_steps": compiled.run.steps,
-        "macs": round(actual),
-        "planned_macs": compiled.plan.estimate.macs,
+        **spent(compiled, sites, trace),
         "held_bytes": trace.held_bytes,
         "planned_held_bytes": compiled.plan.estimate.held_bytes,
         "output_identical": difference == 0.0,
@@ -184,17 +203,24 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             problems.append(
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
-    if compiled.entries and not problems and receipt["output_identical"]:
-        place = compiled.request.value.at(("techniques",))
-        problems.append(
-            Problem(
-                "calls were saved but the output is identical to the baseline's",
-                "the reused values never reached the output: check the model's gates and the number of steps",
-                place,
-            )
-        )
+    if receipt["output_identical"] and not problems:
+        problems += _without_effect(compiled)
     if problems:
         raise NoEffect(problems)
+
+
+def _without_effect(compiled: Compiled) -> list[Problem]:
+    """Why an output identical to the baseline's is no result; nothing where both sides are the plain model."""
+    value, plan = compiled.request.value, compiled.plan
+    if compiled.entries:
+        rule = "calls were saved but the output is identical to the baseline's"
+        remedy = "the reused values never reached the output: check the model's gates and the number of steps"
+        return [Problem(rule, remedy, value.at(("techniques",)))]
+    if plan.baseline is None:
+        return []
+    rule = f"`{plan.sampler.slug}` gives exactly the output of the baseline's `{plan.baseline.sampler.slug}`"
+    remedy = "both visit the same noise levels in the same way: give one of them another number of `steps`"
+    return [Problem(rule, remedy, value.at(("sampler",)))]
 
 
 def _inert(done: Mapping[str, Any]) -> bool:
