@@ -188,7 +188,8 @@ class Call:
 
 
 Around = Callable[[Call, Tensor, At], Any]
-Observer = Callable[[Site, Tensor], None]
+Observer = Callable[[Site, Tensor, Mapping[str, Any], Any], None]
+"""Told of every innermost call: its site, its input, its other inputs, its output."""
 
 
 class Sites:
@@ -217,6 +218,10 @@ class Sites:
         for site in self.of(kind):
             if where is None or where(site):
                 self.wraps.append((replace(site, module=site.gated) if gated and site.gated else site, around))
+
+    def watch(self, kind: SiteKind, where: Callable[[Site], bool] | None = None) -> None:
+        """Let plan and receipts ask for the sites of `kind`: what reaches them changes, their calls do not."""
+        self.wrap(kind, _unchanged, where)
 
 
 @dataclass
@@ -300,9 +305,10 @@ def compose(
     names = list(inspect.signature(forward).parameters)[1:]
 
     def innermost(hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
+        out = forward(hidden, **inputs)
         if observer is not None:
-            observer(site, hidden)
-        return forward(hidden, **inputs)
+            observer(site, hidden, inputs, out)
+        return out
 
     run: Run = innermost
     for around, at in layers:
@@ -312,6 +318,10 @@ def compose(
         return run(hidden, {**dict(zip(names, args, strict=False)), **kwargs})
 
     return wrapped
+
+
+def _unchanged(call: Call, hidden: Tensor, at: At) -> Any:
+    return call(hidden)
 
 
 def _wrap(inner: Run, around: Around, at: At, site: Site) -> Run:
