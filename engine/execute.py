@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.compiler import Compiled, compares_nothing, compile_both
 from engine.measure import Comparison, Progress, check_memory, choose_device, compare
-from engine.prepare import find_artefacts
+from engine.prepare import require_artefacts
 from engine.receipts import verdict
 from engine.report import build_report, default_folder, output_folder, write_run
 from engine.runner import load_backbone
@@ -48,13 +48,15 @@ def execute(
     baseline = plain if with_baseline and not compares_nothing(compiled, plain) else None
     device = choose_device(device_name)
     check_memory(compiled, device)
-    artefacts = find_artefacts(compiled)
+    for side in (compiled, baseline):
+        if side is not None:
+            require_artefacts(side)
     where = folder or default_folder(spec)
     with output_folder(where) as scratch:
         done = view.progress("load weights", 1)
         load_backbone(compiled, device)
         done()
-        comparison = compare(compiled, baseline, artefacts, repeats, view.progress)
+        comparison = compare(compiled, baseline, repeats, view.progress)
         if comparison.receipts:
             _judge_receipts(comparison, compiled, view)
         outputs = decode_sides(compiled, comparison, view.progress)

@@ -20,7 +20,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.receipts import Trace, largest_difference, receipts, spent
-from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
+from engine.runner import Opened, live_sites, opened, seeds_of
 from engine.sites import Site
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -56,18 +56,16 @@ class Comparison:
     receipts: dict[str, Any]
 
 
-def compare(
-    accelerated: Compiled, baseline: Compiled | None, artefacts: Artefacts, repeats: int, progress: Progress
-) -> Comparison:
+def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
     """Warm both sides once, traced for their receipts, then time them in turn."""
     seeds = seeds_of(accelerated)
     sides: dict[str, Side] = {}
     found: dict[str, Any] = {}
     if baseline is not None:
-        sides["baseline"], sites, trace = traced(baseline, artefacts, progress("warm-up, baseline", baseline.run.steps))
+        sides["baseline"], sites, trace = traced(baseline, progress("warm-up, baseline", baseline.run.steps))
         found = {"baseline": spent(baseline, sites, trace)}
     tick = progress("warm-up, accelerated", accelerated.run.steps)
-    sides["accelerated"], sites, trace = traced(accelerated, artefacts, tick)
+    sides["accelerated"], sites, trace = traced(accelerated, tick)
     if baseline is not None:
         difference = largest_difference(sides["accelerated"].latents, sides["baseline"].latents)
         found = receipts(accelerated, sites, trace, difference) | found
@@ -75,17 +73,17 @@ def compare(
         for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
             if compiled is None:
                 continue
-            with opened(compiled, artefacts) as side:
+            with opened(compiled) as side:
                 tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
                 _, seconds = side.timed(seeds, tick)
             sides[name].seconds.append(seconds)
     return Comparison(sides["accelerated"], sides.get("baseline"), found)
 
 
-def traced(compiled: Compiled, artefacts: Artefacts, tick: Callable[[], None]) -> tuple[Side, list[Site], Trace]:
+def traced(compiled: Compiled, tick: Callable[[], None]) -> tuple[Side, list[Site], Trace]:
     """One run with its peak memory, the model's sites and a trace of what was evaluated."""
     trace = Trace()
-    with opened(compiled, artefacts, trace) as side, peak_memory(side) as peak:
+    with opened(compiled, trace) as side, peak_memory(side) as peak:
         latents = side.generate(seeds_of(compiled), tick)
         sites = live_sites(compiled, side.call)
     return Side(latents, peak_bytes=peak.bytes), sites, trace

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled
-from engine.cost import kept_macs
+from engine.compiler import Compiled, shares_of
+from engine.cost import measured_macs
 from engine.errors import NoEffect, Problem
 from engine.sites import Site, SiteKind
+from engine.step import Phase
 from engine.technique import Technique
 
 MACS_TOLERANCE = 0.02
+ROUNDING = 1e-9
+"""Of shares, which are products of fractions."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class StepTrace:
     """What one prediction did: token rows evaluated at each wrapped site, and the rows of the batch."""
 
     rows: int
-    evaluated: Counter[str] = field(default_factory=Counter)
+    evaluated: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](int))
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Trace:
     steps: list[StepTrace] = field(default_factory=list)
     held_bytes: int = 0
     nonfinite: dict[str, int] = field(default_factory=dict)
+    swapped: dict[str, int] = field(default_factory=dict)
+    """Modules that each technique replaced."""
     draws: int = 0
     """How often the sampler drew fresh noise."""
 
@@ -55,19 +60,20 @@ class Trace:
 
         return counted
 
-    def __call__(self, site: Site, hidden: Tensor) -> None:
-        """An innermost call: `hidden` is [rows, tokens, channels], a picture, or heads and sequences for a kernel.
+    def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
+        """An innermost call: `out` is [rows, tokens, channels], or a picture, or heads and sequences of a kernel.
 
-        A picture [rows, channels, h, w] is evaluated whole, at whatever resolution it comes in.
+        A picture [rows, channels, h, w] is evaluated whole, whatever its resolution. A kernel's share is that of its
+        products: fewer queries and fewer keys both count.
         """
-        step = self.steps[-1]
+        result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
-            done = site.tokens * step.rows
-        elif hidden.ndim == 4 and site.tokens:
-            done = site.tokens * hidden.shape[0]
+            done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
+        elif result.ndim == 4 and site.tokens:
+            done = site.tokens * result.shape[0]
         else:
-            done = hidden.shape[0] * hidden.shape[1]
-        step.evaluated[site.name] += done
+            done = result.shape[0] * result.shape[1]
+        self.steps[-1].evaluated[site.name] += done
 
 
 def share_done(step: StepTrace, site: Site) -> float:
@@ -78,21 +84,16 @@ def share_done(step: StepTrace, site: Site) -> float:
 def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     """MACs of the whole run from what was evaluated, with the same cost a site as the plan uses."""
     wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps if site.tokens}
-    leaves = {name: site for name, site in wrapped.items() if site.kind is not SiteKind.KERNEL}
     total = 0.0
     for index, step in enumerate(trace.steps):
-        kept = {name: share_done(step, site) for name, site in leaves.items()}
-        total += (kept_macs(sites, kept) + _added(compiled, index)) * step.rows
+        shares = {name: share_done(step, site) for name, site in wrapped.items()}
+        _, added = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
+        total += measured_macs(sites, shares, added) * step.rows
     return total
 
 
-def _added(compiled: Compiled, index: int) -> int:
-    """MACs a row that the techniques spend on top of the model's at a step."""
-    return sum(
-        entry.technique.share(site, entry.phases[index], compiled.run).added
-        for entry in compiled.entries
-        for site in {site.name: site for site, _ in entry.wraps}.values()
-    )
+def _phases_at(compiled: Compiled, index: int) -> dict[str, Phase]:
+    return {entry.technique.slug: entry.phases[index] for entry in compiled.entries}
 
 
 def spent(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> dict[str, Any]:
@@ -126,12 +127,9 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
 def planned_shares(compiled: Compiled, sites: Sequence[Site], index: int) -> dict[str, float]:
     """Share of every site to be evaluated at a step, by all techniques together, at the site and further out."""
     shares: dict[str, float] = {"": 1.0}
-    own: dict[str, float] = defaultdict(lambda: 1.0)
-    for entry in compiled.entries:
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            own[site.name] *= entry.technique.share(site, entry.phases[index], compiled.run).kept
+    own, _ = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
     for site in sites:
-        shares[site.name] = shares[site.inside] * own[site.name]
+        shares[site.name] = shares[site.inside] * own.get(site.name, 1.0)
     return shares
 
 
@@ -150,7 +148,7 @@ def _technique_receipt(
     for kind, members in by_kind.items():
         planned: Counter[str] = Counter()
         done: Counter[str] = Counter()
-        tokens = 0
+        tokens: float = 0
         rows = []
         for planned_share, step in zip(shares, trace.steps, strict=False):
             planned.update(_label(planned_share[site.name]) for site in members)
@@ -170,12 +168,13 @@ def _technique_receipt(
         "phases": dict(Counter(phase.name for phase in phases)),
         "kinds": kinds,
         "nonfinite_decisions": trace.nonfinite.get(technique.slug, 0),
+        "modules_replaced": trace.swapped.get(technique.slug, 0),
         "as_planned": technique.dynamic or all(entry["planned"] == entry["done"] for entry in kinds.values()),
     }
 
 
 def _label(share: float) -> str:
-    return "full" if share >= 1 else "partial" if share > 0 else "reused"
+    return "full" if share >= 1 - ROUNDING else "partial" if share > 0 else "reused"
 
 
 def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
@@ -195,6 +194,10 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
         if not done["as_planned"]:
             problems.append(
                 Problem(f"`{slug}` did something other than its plan: see receipts in the report", "report this", place)
+            )
+        if technique.transforms() and not done["modules_replaced"] and not done["sites"]:
+            problems.append(
+                Problem(f"`{slug}` replaced no module and wrapped no call", "widen its range of layers", place)
             )
         if _inert(done):
             problems.append(
@@ -236,7 +239,9 @@ def hint(entry: Any, compiled: Compiled) -> str:
             changed = technique.model_copy(update={name: candidate})
             if candidate != value and any(phase.name != "full" for phase in changed.schedule(compiled.run)):
                 return f"with `{name}: {candidate}` it would act in some of the {compiled.run.steps} steps"
-    return f"give the sampler more than {compiled.run.steps} steps"
+    nothing = ", ".join(f"`{name}: {value}`" for name, value in (technique.neutral or {}).items())
+    other = f", or the technique other parameters: with {nothing} it changes nothing" if nothing else ""
+    return f"give the sampler more than {compiled.run.steps} steps{other}"
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:

@@ -17,7 +17,7 @@ from engine.techniques.solvers.dpm_solver_pp import DpmSolverPP
 
 def sampled(technique: Ddim | DpmSolverPP, x: Tensor, model: object = network) -> Tensor:
     run, (denoise, asked) = run_shape(technique.predictions()), denoiser(model)  # type: ignore[arg-type]
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert len(asked) == technique.predictions()
     return out
 
@@ -87,7 +87,7 @@ def test_starts_from_noise_alone() -> None:
         return (rescaled.alpha(t) * x - clean) / rescaled.sigma(t)
 
     technique = Ddim(steps=6, spacing="trailing")
-    out = technique.sampler(run_shape(6), None)(noise(), technique.times(run_shape(6)), Denoise(v, "v", rescaled))
+    out = technique.sampler(run_shape(6))(noise(), technique.times(run_shape(6)), Denoise(v, "v", rescaled))
     assert close(out, clean, 1e-9)
 
 

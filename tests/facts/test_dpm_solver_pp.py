@@ -27,7 +27,7 @@ METHODS = ("multistep", "singlestep")
 def sampled(technique: DpmSolverPP | Ddim, x: Tensor, model: Any = network, draw: Any = None) -> Tensor:
     run, (denoise, asked) = run_shape(technique.predictions()), denoiser(model, draw)
     assert technique.check(run) == []
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert len(asked) == technique.predictions(), "NFE = steps"
     return out
 
@@ -65,7 +65,7 @@ def test_error_falls_with_the_order(method: Any, heun: bool, order: int) -> None
     for steps in (12, 24, 48):
         levels = even_levels(0.9, 0.1, steps)
         changes = {"steps": steps, "final_sigma": "sigma_min", "lower_order_final": False}
-        sampler = technique.model_copy(update=changes).sampler(run_shape(steps), None)
+        sampler = technique.model_copy(update=changes).sampler(run_shape(steps))
         assert isinstance(sampler, partial)
         out = sampler(x, levels[:-1], denoiser(oracle)[0], end=levels[-1])
         errors.append((out - exact(x, levels[0], levels[-1])).abs().max().item())
@@ -203,6 +203,6 @@ def test_starts_from_noise_alone() -> None:
         technique = DpmSolverPP(steps=6, order=order, spacing="trailing")
         denoise, _ = denoiser(lambda x, t: (zero.alpha(t) * x - clean) / max(zero.sigma(t), 1e-9))
         denoise.noise, denoise.prediction = zero, "v"
-        assert close(technique.sampler(run_shape(6), None)(x, technique.times(run_shape(6)), denoise), clean, 1e-9)
+        assert close(technique.sampler(run_shape(6))(x, technique.times(run_shape(6)), denoise), clean, 1e-9)
     lambda_even = DpmSolverPP(spacing="log_snr").check(replace(run_shape(20), noise=zero))
     assert "no first level" in lambda_even[0][0]

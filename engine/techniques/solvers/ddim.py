@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.denoise import Denoise, Process
 from engine.ops import timesteps as spacings
 from engine.step import RunShape
@@ -69,7 +68,7 @@ class Ddim(Technique):
             problems.append((f"`clip` is for models of pixels, and `{run.backbone}` has latents", "remove `clip`"))
         return problems
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The loop, which ends at level 0 or at that of time step 0."""
         end = 0.0 if self.set_alpha_to_one else 1 / run.timesteps
         return partial(ddim, end=end, eta=self.eta, sigma_hat=self.sigma_hat, clip=self.clip)

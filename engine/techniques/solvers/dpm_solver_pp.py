@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.denoise import Denoise, Process, half_log_snr
 from engine.ops import exponential
 from engine.ops import timesteps as spacings
@@ -100,7 +99,7 @@ class DpmSolverPP(Technique):
             problems.append((rule, "remove `thresholding`"))
         return problems
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The loop, which ends at level 0 or at that of time step 0."""
         end, heun = 0.0 if self.final_sigma == "zero" else 1 / run.timesteps, self.solver_type == "heun"
         threshold = partial(dynamic_threshold, ratio=self.threshold_ratio, largest=self.threshold_max)

@@ -12,12 +12,11 @@ from support import BACKBONES, tiny_request
 from torch import Tensor
 
 from engine import registry
-from engine.artefacts import Artefact
 from engine.compiler import Compiled, compile_both
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
 from engine.measure import compare
-from engine.receipts import Trace, largest_difference, receipts, verdict
+from engine.receipts import Trace, largest_difference, receipts, share_done, verdict
 from engine.runner import live_sites, opened
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import Branch, Phase, RunShape
@@ -39,7 +38,7 @@ class Fake(Technique):
     def schedule(self, run: RunShape) -> list[Phase]:
         return [Phase("full" if index % self.interval == 0 else "reuse") for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         if self.behaviour != "matches nothing":
             sites.wrap(SiteKind.FEED_FORWARD, self.around)
 
@@ -131,7 +130,7 @@ def compared(sampler: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any
     request = tiny_request("dit", [], sampler=sampler)
     spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": {"sampler": baseline}})
     run, plain = compile_both(replace(request, spec=spec), BACKBONES["dit"].tiny())
-    found = compare(run, plain, {}, 1, lambda _what, _steps: lambda: None).receipts
+    found = compare(run, plain, 1, lambda _what, _steps: lambda: None).receipts
     verdict(found, run)
     return found
 
@@ -174,7 +173,7 @@ class Blocks(Fake):
     requires = frozenset({SiteKind.BLOCK})
     interval: int = 4
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.BLOCK, self.around, lambda site: site.depth % 2 == 1)
 
 
@@ -185,3 +184,16 @@ def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_
     kinds = done["techniques"]["fake"]["kinds"]["feed_forward"]
     assert kinds["done"] == kinds["planned"] == {"full": 2 * 4 + 2 * 2, "reused": 4 * 8 - 12}
     assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
+
+
+def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
+    """Half of the queries on a third of the keys are a sixth; what a layer gives counts, not what enters it."""
+    site = Site("k", SiteKind.KERNEL, torch.nn.Identity(), grid=(1, 2, 6), macs=2 * 12 * 12 * 8)
+    layer = Site("a", SiteKind.SELF_ATTENTION, torch.nn.Identity(), grid=(1, 2, 6))
+    trace = Trace()
+    trace.begin(3)
+    query, key = torch.zeros(3, 2, 6, 4), torch.zeros(3, 2, 4, 4)
+    trace(site, query, {"key": key, "value": key}, query)
+    trace(layer, torch.zeros(3, 12, 8), {}, torch.zeros(3, 6, 8))
+    assert share_done(trace.steps[0], site) == pytest.approx(1 / 6)
+    assert share_done(trace.steps[0], layer) == 0.5

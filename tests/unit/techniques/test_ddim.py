@@ -34,7 +34,7 @@ def ours(technique: Ddim, x: Tensor, model: Any = network, draw: Any = None, *, 
     run = run_shape(technique.predictions(), pixels=pixels)
     assert technique.check(run) == []
     denoise, asked = denoiser(model, draw)
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert len(asked) == technique.predictions() and asked == technique.times(run)
     return out
 

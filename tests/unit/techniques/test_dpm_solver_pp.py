@@ -32,7 +32,7 @@ def ours(
     run = run_shape(technique.predictions(), pixels=True)
     assert technique.check(run) == []
     denoise, asked = denoiser(model, draw)
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert asked == technique.times(run), "one prediction a step, and no other"
     return out
 
