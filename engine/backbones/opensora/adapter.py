@@ -254,7 +254,7 @@ class OpenSora(Backbone):
         around += 2 * (self.model.t_embedder.WIDTH * width + width**2)
         found = [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site("model", SiteKind.MODEL, self.model, "step", macs=around),
+            Site("model", SiteKind.MODEL, self.model, "step", grid=run.grid, macs=around),
         ]
         pairs = list(zip(self.model.spatial_blocks, self.model.temporal_blocks, strict=True))
         for layer, pair in enumerate(pairs):
@@ -279,7 +279,7 @@ class OpenSora(Backbone):
 
         attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
         return [
-            site("", SiteKind.BLOCK, block, 0),
+            site("", SiteKind.BLOCK, block, 0, token_inputs=("frame_mask",)),
             site(".attn", kind, attend, 4 * tokens * width**2, along=along),
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
             site(
