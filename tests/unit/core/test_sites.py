@@ -114,11 +114,14 @@ def test_observer_sees_only_calls_that_happen() -> None:
     view.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: hidden)
     view.wrap(SiteKind.CROSS_ATTENTION, plus(0))
     attachment = Attachment(
-        sites_of(model), Step(), [Layer(Track("t"), view.wraps)], lambda site, hidden: seen.append(site.name)
+        sites_of(model),
+        Step(),
+        [Layer(Track("t"), view.wraps)],
+        lambda site, hidden, out: seen.append((site.name, tuple(out.shape))),
     )
     attachment.attach()
     model(x)
-    assert seen == ["second"]
+    assert seen == [("second", (1, 4, 1))]
 
 
 def test_where_limits_a_wrap_and_enclosing_names_the_outer_site() -> None:
@@ -191,3 +194,26 @@ def test_mean_over_branches() -> None:
     both = Step(branches=(Branch.COND, Branch.UNCOND))
     assert both.mean_over_branches(rows).flatten().tolist() == [3.0, 5.0, 3.0, 5.0]
     assert Step(branches=(Branch.COND,)).mean_over_branches(rows) is rows
+
+
+def test_what_a_memory_keeps_in_other_objects_counts() -> None:
+    class Box:
+        def tensors(self) -> list[Tensor]:
+            return [torch.ones(3), torch.ones(2)]
+
+    memory = Memory()
+    memory.box, memory.own, memory.note = Box(), torch.ones(1), "no tensor"
+    assert memory.nbytes() == 4 * 6
+
+
+def test_memory_of_the_whole_model_is_shared_by_all_sites_of_a_technique() -> None:
+    model, seen = Two(), []
+
+    def note(call: Call, hidden: Tensor, at: At) -> Tensor:
+        seen.append(at.whole)
+        return call(hidden)  # type: ignore[no-any-return]
+
+    attached(model, ("one", SiteKind.BLOCK, note), ("one", SiteKind.FEED_FORWARD, note), ("two", SiteKind.BLOCK, note))
+    model(torch.ones(1, 4, 1))
+    two, one, inner = seen
+    assert one is inner and two is not one
