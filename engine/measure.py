@@ -19,7 +19,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
-from engine.receipts import Trace, largest_difference, receipts
+from engine.parallel import gang
+from engine.receipts import Trace, largest_difference, rank_receipt, receipts
 from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -58,13 +59,19 @@ class Comparison:
 def compare(
     accelerated: Compiled, baseline: Compiled | None, artefacts: Artefacts, repeats: int, progress: Progress
 ) -> Comparison:
-    """Warm both sides once (the accelerated one traced for its receipts), then time them in turn."""
-    seeds, steps = seeds_of(accelerated), accelerated.run.steps
+    """Warm both sides once (the accelerated one traced for its receipts), then time them in turn.
+
+    Of several ranks the first runs the baseline alone while the others wait, unless that needs them too; it alone has
+    the baseline's side, and its times are those of the run.
+    """
+    seeds, steps, ranks = seeds_of(accelerated), accelerated.run.steps, gang()
+    plain_here = baseline if baseline is not None and (ranks.lead or baseline.processes > 1) else None
     sides: dict[str, Side] = {}
-    if baseline is not None:
-        with opened(baseline, artefacts) as plain, peak_memory(plain) as peak:
-            latents = plain.generate(seeds, progress("warm-up, baseline", baseline.run.steps))
+    if plain_here is not None:
+        with opened(plain_here, artefacts) as plain, peak_memory(plain) as peak:
+            latents = plain.generate(seeds, progress("warm-up, baseline", plain_here.run.steps))
         sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
+    ranks.wait()
     trace = Trace()
     with opened(accelerated, artefacts, trace) as traced, peak_memory(traced) as peak:
         latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
@@ -72,10 +79,14 @@ def compare(
     sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
     found: dict[str, Any] = {}
     if baseline is not None:
-        difference = largest_difference(sides["accelerated"].latents, sides["baseline"].latents)
+        compared = sides.get("baseline", sides["accelerated"])
+        difference = largest_difference(sides["accelerated"].latents, compared.latents)
         found = receipts(accelerated, sites, trace, difference)
+        if ranks.world > 1:
+            found["ranks"] = ranks.all(rank_receipt(found, sides["accelerated"].latents))
     for repeat in range(repeats):
-        for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
+        for name, compiled in (("baseline", plain_here), ("accelerated", accelerated)):
+            ranks.wait()
             if compiled is None:
                 continue
             with opened(compiled, artefacts) as side:
@@ -150,11 +161,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_memory(compiled: Compiled, device: torch.device) -> None:
-    """Refuse a plan whose weights, activations and held outputs cannot fit the device."""
+def check_memory(compiled: Compiled, device: torch.device, sharing: int = 1) -> None:
+    """Refuse a plan whose weights, activations and held outputs cannot fit the device.
+
+    `sharing` processes of this host hold the same: in main memory, but each on a GPU of its own.
+    """
     cost = compiled.plan.estimate
     needed = cost.weight_bytes + cost.activation_bytes + cost.held_bytes
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available // sharing
     if needed > free:
         raise Unavailable(
             Problem(

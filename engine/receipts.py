@@ -6,8 +6,9 @@ what really was. A technique that changed nothing fails the run with the reason 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from engine.compiler import Compiled
 from engine.cost import kept_macs
-from engine.errors import NoEffect, Problem
+from engine.errors import NoEffect, Place, Problem
 from engine.sites import Site, SiteKind
 from engine.technique import Technique
 
@@ -43,18 +44,21 @@ class Trace:
         """A prediction starts on `rows` rows."""
         self.steps.append(StepTrace(rows))
 
-    def __call__(self, site: Site, hidden: Tensor) -> None:
-        """An innermost call: `hidden` is [rows, tokens, channels], a picture, or heads and sequences for a kernel.
+    def __call__(self, site: Site, hidden: Tensor, out: Tensor) -> None:
+        """An innermost call: counted are the places of its output, tokens or those of a picture.
 
-        A picture [rows, channels, h, w] is evaluated whole, at whatever resolution it comes in.
+        A kernel is counted whole, whatever it was given: its share is that of the attention around it. Of calls of the
+        whole model, rows are counted.
         """
         step = self.steps[-1]
         if site.kind is SiteKind.KERNEL:
             done = site.tokens * step.rows
-        elif hidden.ndim == 4 and site.tokens:
-            done = site.tokens * hidden.shape[0]
+        elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
+            done = max(1, site.tokens) * hidden.shape[0]
+        elif site.width:
+            done = out.numel() // site.width
         else:
-            done = hidden.shape[0] * hidden.shape[1]
+            done = out.shape[0] * out.shape[1]
         step.evaluated[site.name] += done
 
 
@@ -69,9 +73,23 @@ def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     leaves = {name: site for name, site in wrapped.items() if site.kind is not SiteKind.KERNEL}
     total = 0.0
     for index, step in enumerate(trace.steps):
-        kept = {name: share_done(step, site) for name, site in leaves.items()}
+        kept = _of_enclosing(sites, {name: share_done(step, site) for name, site in leaves.items()})
         total += (kept_macs(sites, kept) + _added(compiled, index)) * step.rows
     return total
+
+
+def _of_enclosing(sites: Sequence[Site], shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares of all tokens as shares of what the wrapped sites further out have passed on; sites come outermost first.
+
+    A site in which nothing was left to evaluate gets 0.
+    """
+    passed, kept = {"": 1.0}, {}
+    for site in sites:
+        outer = passed.get(site.inside, 1.0)
+        passed[site.name] = shares.get(site.name, outer)
+        if site.name in shares:
+            kept[site.name] = shares[site.name] / outer if outer else 0.0
+    return kept
 
 
 def _added(compiled: Compiled, index: int) -> int:
@@ -159,9 +177,28 @@ def _label(share: float) -> str:
     return "full" if share >= 1 else "partial" if share > 0 else "reused"
 
 
+def rank_receipt(receipt: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+    """What one of several ranks did, and a digest of the latents it ended with."""
+    return {
+        "macs": receipt["macs"],
+        "held_bytes": receipt["held_bytes"],
+        "as_planned": all(entry["as_planned"] for entry in receipt["techniques"].values()),
+        "latents": hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16],
+    }
+
+
+def _rank_problems(ranks: Sequence[Mapping[str, Any]], place: Place) -> Iterator[Problem]:
+    for rank, done in enumerate(ranks):
+        if not done["as_planned"]:
+            yield Problem(f"rank {rank} did something other than its plan", "report this", place)
+    if len({done["latents"] for done in ranks}) > 1:
+        remedy = "use the same PyTorch and devices of one kind for all ranks"
+        yield Problem("the ranks ended with different latents, though all compute the same", remedy, place)
+
+
 def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
     """Raise `NoEffect` when a technique did nothing, decided on non-finite numbers, or left its plan."""
-    problems = []
+    problems = list(_rank_problems(receipt.get("ranks", ()), compiled.request.value.at(("techniques",))))
     for entry in compiled.entries:
         technique, place = entry.technique, compiled.request.value.at(entry.path)
         slug, done = technique.slug, receipt["techniques"][technique.slug]
@@ -181,7 +218,8 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             problems.append(
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
-    if compiled.entries and not problems and receipt["output_identical"]:
+    exact = all(entry.technique.exact(compiled.run) for entry in compiled.entries)
+    if not exact and not problems and receipt["output_identical"]:
         place = compiled.request.value.at(("techniques",))
         problems.append(
             Problem(

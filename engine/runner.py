@@ -140,7 +140,7 @@ def opened(compiled: Compiled, artefacts: Artefacts | None = None, trace: Trace 
         sites = live_sites(compiled, call)
         layers = []
         for entry in compiled.entries:
-            view = Sites(sites)
+            view = Sites(sites, compiled.run)
             entry.technique.attach(view, artefacts.get(entry.technique.slug))
             layers.append(Layer(Track(entry.technique.slug), view.wraps))
         attachment = Attachment(sites, step, layers, trace)
