@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        cause = str(error).strip().partition("\n")[0]
+        first_line = str(error).strip().partition("\n")[0]
+        cause = re.sub(r"^\[\S*\.cc:\d+\]\s*", "", first_line).partition(". ")[0]
         remedy = "see the message of the rank that ended first; if none ended, give slow ranks more time: --timeout"
         raise Unavailable(Problem(f"another rank ended or gave no answer ({cause})", remedy)) from error
 
@@ -126,7 +128,7 @@ class Mailbox:
     group: Group
     batch: int = 1
     _first: str = ""
-    _queue: list[tuple[str, Tensor]] = field(default_factory=list)
+    _queue: dict[str, Tensor] = field(default_factory=dict)
     _arrived: dict[str, Tensor | Letter] = field(default_factory=dict)
 
     def gather(self, key: str, own: Tensor) -> Tensor:
@@ -138,19 +140,19 @@ class Mailbox:
     def post(self, key: str, own: Tensor) -> None:
         """Send `own`, which must not change any more, for a later `latest`."""
         self._first = self._first or key
-        if key == self._first:
+        if key == self._first or key in self._queue:
             self.ship()
-        self._queue.append((key, own))
+        self._queue[key] = own
         if len(self._queue) >= self.batch:
             self.ship()
 
     def ship(self) -> None:
         """Send what is waiting, one gather for each type of number."""
-        queue, self._queue = self._queue, []
-        for dtype in dict.fromkeys(own.dtype for _, own in queue):
-            letters = [(key, own) for key, own in queue if own.dtype is dtype]
-            shipment, start = Gather(self.group, torch.cat([own.reshape(-1) for _, own in letters])), 0
-            for key, own in letters:
+        queue, self._queue = self._queue, {}
+        for dtype in dict.fromkeys(own.dtype for own in queue.values()):
+            letters = {key: own for key, own in queue.items() if own.dtype is dtype}
+            shipment, start = Gather(self.group, torch.cat([own.reshape(-1) for own in letters.values()])), 0
+            for key, own in letters.items():
                 self._arrived[key] = Letter(shipment, start, own.shape)
                 start += own.numel()
 
@@ -159,7 +161,7 @@ class Mailbox:
 
         The shape changes on all ranks at once: when guidance drops a branch, its rows vanish.
         """
-        if any(waiting == key for waiting, _ in self._queue):
+        if key in self._queue:
             self.ship()
         found = self._arrived.get(key)
         everyone = found.read() if isinstance(found, Letter) else found
@@ -182,7 +184,7 @@ class Mailbox:
             id(entry.shipment): entry.shipment for entry in self._arrived.values() if isinstance(entry, Letter)
         }
         return [
-            *(own for _, own in self._queue),
+            *self._queue.values(),
             *(entry for entry in self._arrived.values() if isinstance(entry, Tensor)),
             *(tensor for shipment in shipments.values() for tensor in shipment.tensors()),
         ]
