@@ -164,16 +164,19 @@ def prepare(
     profile: Profile = None,
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Make anew what is there already.")] = False,
 ) -> None:
     """Make the artefacts (calibration, search, training) that a spec's techniques need."""
     from engine.measure import choose_device
     from engine.prepare import prepare_all
+    from engine.view import RunView
 
-    compiled = compiled_spec(spec, profile, changes)
-    made = prepare_all(compiled, choose_device(device))
-    for slug, path in made.items():
-        print(f"{slug}: {path}")
-    if not made:
+    compiled, where = compiled_spec(spec, profile, changes), choose_device(device)
+    with RunView(err, quiet=False) as view:
+        found = prepare_all(compiled, where, view.progress, again=again)
+    for prepared in found:
+        print(f"{prepared.slug}: {prepared.path}{'' if prepared.made else ' (was there; --again makes it anew)'}")
+    if not found:
         print("nothing to prepare: no technique of this spec needs an artefact")
 
 

@@ -1,4 +1,4 @@
-"""Spec to plan in seven passes: resolve, match, check, order, schedule, estimate, freeze.
+"""Spec to plan in eight passes: resolve, order, bind, match, check, schedule, estimate, freeze.
 
 No pass needs weights or a GPU. Problems are collected over the passes and raised together.
 """
@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from engine import registry
+from engine.artefacts import Store, facts_of
 from engine.backbones.base import Backbone, Inputs
 from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
 from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
-from engine.sites import Around, Site, Sites
+from engine.sites import Around, Site, SiteKind, Sites
 from engine.spec import ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
@@ -49,7 +50,10 @@ class Draft:
     sampler: Entry | None = None
     entries: list[Entry] = field(default_factory=list)
     run: RunShape | None = None
+    plain_sites: list[Site] = field(default_factory=list)
+    """Sites of the model as it is."""
     sites: list[Site] = field(default_factory=list)
+    """Sites of the model as transforms leave it."""
 
     def place(self, *path: str | int) -> Place:
         """Where `path` stands in the spec."""
@@ -78,25 +82,28 @@ class Compiled:
         return processes_of(self.entries)
 
 
-def compile_spec(request: Request, backbone: Backbone | None = None) -> Compiled:
+def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
     """Run all passes. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
     draft = Draft(request, backbone=backbone)
     resolve(draft)
     _stop(draft)
-    match(draft)
-    check(draft)
-    _stop(draft)
     order(draft)
-    schedule(draft)
-    _stop(draft)
-    return freeze(draft, estimate(draft))
+    bind(draft, store or Store())
+    assert draft.backbone is not None
+    with draft.backbone.changing():
+        match(draft)
+        check(draft)
+        _stop(draft)
+        schedule(draft)
+        _stop(draft)
+        return freeze(draft, estimate(draft))
 
 
-def baseline_of(request: Request, compiled: Compiled) -> Compiled:
+def baseline_of(request: Request, compiled: Compiled, store: Store | None = None) -> Compiled:
     """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
     spec, other = request.spec, request.spec.baseline
     plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
-    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone)
+    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
 
 
 def _baseline_value(value: Value) -> Value:
@@ -185,29 +192,45 @@ def _validated(draft: Draft, model: type[M], data: Mapping[str, Any], path: tupl
         return None
 
 
-def match(draft: Draft) -> None:
-    """Sites of the model, and what each technique wraps; wrapping nothing is an error."""
+def order(draft: Draft) -> None:
+    """Techniques by stage, and within a stage as the spec lists them."""
+    draft.entries.sort(key=lambda entry: entry.technique.stage)
+
+
+def bind(draft: Draft, store: Store) -> None:
+    """Sizes of the run, and every technique with what was prepared for it, where that is found."""
     assert draft.backbone is not None and draft.inputs is not None and draft.sampler is not None
-    draft.run = draft.backbone.shape(draft.inputs, draft.sampler.technique.predictions())
-    draft.sites = draft.backbone.sites(draft.run)
-    present = draft.backbone.capabilities(draft.sites)
-    for entry in draft.entries:
+    sampler = draft.sampler.technique
+    draft.run = draft.backbone.shape(draft.inputs, sampler.predictions())
+    before: list[Technique] = []
+    for entry in [*draft.entries, draft.sampler]:
         technique = entry.technique
-        lacking = sorted(technique.requires - present)
-        if lacking:
-            having = ", ".join(f"`{name}`" for name in registry.backbones_with(technique.requires))
-            draft.report(
-                f"backbone `{draft.backbone.name}` has no {' and no '.join(lacking)}, which `{technique.slug}` needs",
-                f"use a backbone that has: {having}" if having else "remove it: no backbone here has that yet",
-                *entry.path,
-            )
-            continue
+        if technique.prepares():
+            facts = facts_of(technique, before, draft.backbone, sampler, draft.run)
+            entry.technique = technique.bound(store.load(technique.slug, facts))
+        before.append(technique)
+
+
+def match(draft: Draft) -> None:
+    """Transforms, the sites they leave, and what each technique wraps; to find nothing to change is an error."""
+    assert draft.backbone is not None and draft.run is not None
+    draft.plain_sites = draft.backbone.sites(draft.run)
+    present = draft.backbone.capabilities(draft.plain_sites)
+    fitting = [entry for entry in draft.entries if _has_sites(draft, entry, present)]
+    swapped = {}
+    for entry in fitting:
+        before = draft.backbone.swaps
+        entry.technique.transform(draft.backbone)
+        swapped[entry.technique.slug] = draft.backbone.swaps - before
+    draft.sites = draft.backbone.sites(draft.run) if any(swapped.values()) else draft.plain_sites
+    for entry in fitting:
+        technique = entry.technique
         view = Sites(draft.sites, draft.run)
-        technique.attach(view, None)
+        technique.attach(view)
         entry.wraps = view.wraps
         for rule, remedy in view.refusals:
             draft.report(f"`{technique.slug}`: {rule}", remedy, *entry.path)
-        if not entry.wraps and not technique.transforms():
+        if not entry.wraps and not swapped[technique.slug]:
             draft.report(
                 f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
                 "widen its range of layers, or remove it",
@@ -215,11 +238,26 @@ def match(draft: Draft) -> None:
             )
 
 
+def _has_sites(draft: Draft, entry: Entry, present: frozenset[SiteKind]) -> bool:
+    """Whether the model has what a technique needs; reported if not."""
+    assert draft.backbone is not None
+    lacking = sorted(entry.technique.requires - present)
+    if lacking:
+        having = ", ".join(f"`{name}`" for name in registry.backbones_with(entry.technique.requires))
+        draft.report(
+            f"backbone `{draft.backbone.name}` has no {' and no '.join(lacking)}, which `{entry.technique.slug}` needs",
+            f"use a backbone that has: {having}" if having else "remove it: no backbone here has that yet",
+            *entry.path,
+        )
+    return not lacking
+
+
 def check(draft: Draft) -> None:
     """Stage rule, exclusions, and what each technique says of its own parameters."""
     assert draft.run is not None
     seen: dict[str, Entry] = {}
-    for entry in draft.entries:
+    listed = sorted(draft.entries, key=lambda entry: entry.path)  # problems go to the later of two in the spec
+    for entry in listed:
         technique = entry.technique
         if technique.slug in seen:
             first = draft.place(*seen[technique.slug].path).line
@@ -233,8 +271,8 @@ def check(draft: Draft) -> None:
     for rule, remedy in sampler.technique.check(draft.run):
         draft.report(rule, remedy, *sampler.path)
     _check_process(draft, sampler)
-    for index, entry in enumerate(draft.entries):
-        for other in [*draft.entries[:index], sampler]:
+    for index, entry in enumerate(listed):
+        for other in [*listed[:index], sampler]:
             reason = conflict(other, entry)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
@@ -272,11 +310,6 @@ def conflict(first: Entry, second: Entry) -> str | None:
         f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and both decide about "
         f"{len(shared)} sites ({', '.join(kinds)}): only one can own a site"
     )
-
-
-def order(draft: Draft) -> None:
-    """Techniques by stage, and within a stage as the spec lists them."""
-    draft.entries.sort(key=lambda entry: entry.technique.stage)
 
 
 def schedule(draft: Draft) -> None:
@@ -333,7 +366,7 @@ def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Br
 def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination."""
     assert draft.run is not None and draft.backbone is not None and draft.sampler is not None
-    run, plain = draft.run, float(sum(site.macs for site in draft.sites))
+    run, plain = draft.run, float(sum(site.macs for site in draft.plain_sites))
     times = draft.sampler.technique.times(run)
     known: dict[Any, tuple[float, Counter[str]]] = {}
     planned: Counter[str] = Counter()
@@ -361,7 +394,7 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     baseline = plain * full_rows * run.steps
     total = sum(step.macs for step in steps)
     per_kind: Counter[str] = Counter()
-    for site in draft.sites:
+    for site in draft.plain_sites:
         per_kind[site.kind] += site.macs * full_rows * run.steps
     result = Estimate(
         baseline_macs=round(baseline),
@@ -471,4 +504,9 @@ def _notes(draft: Draft) -> list[str]:
         notes.append(f"runs on {processes} processes, each with the whole model; MACs and held bytes are those of one")
     if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
+    assert draft.sampler is not None
+    for entry in [*draft.entries, draft.sampler]:
+        technique = entry.technique
+        if technique.prepares() and technique.artefact is None:
+            notes.append(f"`{technique.slug}` has yet to be prepared: until then the plan assumes its defaults")
     return notes

@@ -15,7 +15,7 @@ from engine.compiler import Compiled, compile_both
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.measure import Comparison, Progress, check_memory, choose_device, compare
 from engine.parallel import Gang, Launch, device_of, joined, torchrun
-from engine.prepare import find_artefacts
+from engine.prepare import require_artefacts
 from engine.receipts import verdict
 from engine.report import build_report, default_folder, output_folder, write_run
 from engine.runner import load_backbone
@@ -71,19 +71,21 @@ def execute(wish: Wish, view: View) -> tuple[dict[str, Any], Path] | None:
     check_processes(compiled, baseline, launch, wish)
     device = device_of(choose_device(wish.device), launch)
     with joined(launch, device, wish.timeout) as ranks:
+        for side in (compiled, baseline):
+            if side is not None:
+                require_artefacts(side)
         check_same_plan(compiled, ranks)
         check_memory(compiled, device, launch.here)
-        artefacts = find_artefacts(compiled)
         if not ranks.lead:
             load_backbone(compiled, device)
-            compare(compiled, baseline, artefacts, wish.repeats, view.progress)
+            compare(compiled, baseline, wish.repeats, view.progress)
             return None
         where = wish.folder or default_folder(wish.spec)
         with output_folder(where) as scratch:
             done = view.progress("load weights", 1)
             load_backbone(compiled, device)
             done()
-            comparison = compare(compiled, baseline, artefacts, wish.repeats, view.progress)
+            comparison = compare(compiled, baseline, wish.repeats, view.progress)
             if comparison.receipts:
                 _judge_receipts(comparison, compiled, view)
             outputs = decode_sides(compiled, comparison, view.progress)

@@ -21,7 +21,7 @@ from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.parallel import gang
 from engine.receipts import Trace, largest_difference, rank_receipt, receipts
-from engine.runner import Artefacts, Opened, live_sites, opened, seeds_of
+from engine.runner import Opened, live_sites, opened, seeds_of
 
 DEVICES = ("auto", "cpu", "cuda")
 Progress = Callable[[str, int], Callable[[], None]]
@@ -56,9 +56,7 @@ class Comparison:
     receipts: dict[str, Any]
 
 
-def compare(
-    accelerated: Compiled, baseline: Compiled | None, artefacts: Artefacts, repeats: int, progress: Progress
-) -> Comparison:
+def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
     """Warm both sides once (the accelerated one traced for its receipts), then time them in turn.
 
     Of several ranks the first runs the baseline alone while the others wait, unless that needs them too; it alone has
@@ -68,12 +66,12 @@ def compare(
     plain_here = baseline if baseline is not None and (ranks.lead or baseline.processes > 1) else None
     sides: dict[str, Side] = {}
     if plain_here is not None:
-        with opened(plain_here, artefacts) as plain, peak_memory(plain) as peak:
+        with opened(plain_here) as plain, peak_memory(plain) as peak:
             latents = plain.generate(seeds, progress("warm-up, baseline", plain_here.run.steps))
         sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
     ranks.wait()
     trace = Trace()
-    with opened(accelerated, artefacts, trace) as traced, peak_memory(traced) as peak:
+    with opened(accelerated, trace) as traced, peak_memory(traced) as peak:
         latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
         sites = live_sites(accelerated, traced.call)
     sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
@@ -89,7 +87,7 @@ def compare(
             ranks.wait()
             if compiled is None:
                 continue
-            with opened(compiled, artefacts) as side:
+            with opened(compiled) as side:
                 tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
                 latents, seconds = side.timed(seeds, tick)
             sides[name].seconds.append(seconds)

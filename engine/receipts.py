@@ -39,6 +39,8 @@ class Trace:
     steps: list[StepTrace] = field(default_factory=list)
     held_bytes: int = 0
     nonfinite: dict[str, int] = field(default_factory=dict)
+    swapped: dict[str, int] = field(default_factory=dict)
+    """Modules that each technique replaced."""
 
     def begin(self, rows: int) -> None:
         """A prediction starts on `rows` rows."""
@@ -169,6 +171,7 @@ def _technique_receipt(
         "phases": dict(Counter(phase.name for phase in phases)),
         "kinds": kinds,
         "nonfinite_decisions": trace.nonfinite.get(technique.slug, 0),
+        "modules_replaced": trace.swapped.get(technique.slug, 0),
         "as_planned": technique.dynamic or all(entry["planned"] == entry["done"] for entry in kinds.values()),
     }
 
@@ -213,6 +216,10 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
         if not done["as_planned"]:
             problems.append(
                 Problem(f"`{slug}` did something other than its plan: see receipts in the report", "report this", place)
+            )
+        if technique.transforms() and not done["modules_replaced"] and not done["sites"]:
+            problems.append(
+                Problem(f"`{slug}` replaced no module and wrapped no call", "widen its range of layers", place)
             )
         if _inert(done):
             problems.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 import shutil
@@ -20,8 +19,7 @@ from engine.compiler import Compiled
 from engine.errors import Place, Problem, Unavailable
 from engine.measure import Comparison, Side, environment, similarity
 from engine.media import enlarged, labelled, tiled, write_picture, write_video
-
-LARGE_FILE = 2**28
+from engine.weights import file_hash
 
 
 @contextmanager
@@ -176,10 +174,3 @@ def lock_text(compiled: Compiled, report: Mapping[str, Any]) -> str:
         "weights": {str(name): file_hash(path) for name, path in sorted(compiled.backbone.weight_files().items())},
     }
     return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file; of very large ones, which hubs address by revision anyway, only the size."""
-    if path.stat().st_size > LARGE_FILE:
-        return f"size:{path.stat().st_size}"
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

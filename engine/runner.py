@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.artefacts import Artefact
 from engine.backbones.base import Backbone
 from engine.compiler import Compiled, branches_at
 from engine.denoise import Denoise
@@ -21,7 +20,6 @@ from engine.receipts import Trace
 from engine.sites import Attachment, Layer, Site, SiteKind, Sites, Track
 from engine.step import Branch, Step
 
-Artefacts = Mapping[str, Artefact]
 Tick = Callable[[], None]
 
 
@@ -127,13 +125,16 @@ def load_backbone(compiled: Compiled, device: torch.device) -> None:
 
 
 @contextmanager
-def opened(compiled: Compiled, artefacts: Artefacts | None = None, trace: Trace | None = None) -> Iterator[Opened]:
+def opened(compiled: Compiled, trace: Trace | None = None) -> Iterator[Opened]:
     """Transform and attach; whatever happens inside, leave the model as it was."""
-    backbone, artefacts = compiled.backbone, artefacts or {}
+    backbone = compiled.backbone
     with ExitStack() as stack, torch.inference_mode():
-        stack.callback(backbone.restore)
+        stack.enter_context(backbone.changing())
         for entry in compiled.entries:
-            entry.technique.transform(backbone, artefacts.get(entry.technique.slug))
+            before = backbone.swaps
+            entry.technique.transform(backbone)
+            if trace is not None:
+                trace.swapped[entry.technique.slug] = backbone.swaps - before
         step = Step(time=torch.ones(1, device=backbone.device), branches=compiled.run.branches)
         call = StepCall(backbone, step)
         call.conditions = backbone.encode(compiled.inputs, compiled.run)
@@ -141,12 +142,12 @@ def opened(compiled: Compiled, artefacts: Artefacts | None = None, trace: Trace 
         layers = []
         for entry in compiled.entries:
             view = Sites(sites, compiled.run)
-            entry.technique.attach(view, artefacts.get(entry.technique.slug))
+            entry.technique.attach(view)
             layers.append(Layer(Track(entry.technique.slug), view.wraps))
         attachment = Attachment(sites, step, layers, trace)
         stack.callback(attachment.detach)
         attachment.attach()
-        sampler = compiled.sampler.sampler(compiled.run, artefacts.get(compiled.sampler.slug))
+        sampler = compiled.sampler.sampler(compiled.run)
         yield Opened(compiled, attachment, step, call, sampler, trace)
 
 

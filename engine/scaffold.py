@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import Phase, RunShape
@@ -46,7 +45,7 @@ class {name}(Technique):
         """What happens at each step."""
         return [Phase("full" if index % self.interval == 0 else "reuse") for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Which calls are wrapped."""
         sites.wrap(SiteKind.FEED_FORWARD, reuse)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor
 
+from engine.artefacts import Artefact
 from engine.cost import KEEP_ALL, Share
 from engine.denoise import Process
 from engine.sites import Site, SiteKind, Sites
 from engine.step import FULL, Phase, RunShape
 
 if TYPE_CHECKING:
-    from engine.artefacts import Artefact, Bench
+    from engine.artefacts import Bench
     from engine.backbones.base import Backbone
     from engine.denoise import Denoise
 
@@ -45,6 +46,7 @@ class Stage(IntEnum):
     TRAJECTORY = 9
 
 
+Setting = Literal["sampler", "size", "dtype"]
 Sampler = Callable[[Tensor, Sequence[float], "Denoise"], Tensor]
 
 
@@ -84,16 +86,35 @@ class Technique(BaseModel):
     """True when what one guidance branch does depends on another branch's values."""
     deviations: ClassVar[tuple[str, ...]] = ()
     """Where it departs from its paper, in words."""
+    prepared_for: ClassVar[frozenset[Setting]] = frozenset({"sampler", "size", "dtype"})
+    """Settings of a run, besides parameters and weights, for which an artefact must have been prepared."""
+
+    _artefact: Artefact | None = PrivateAttr(None)
+
+    @property
+    def artefact(self) -> Artefact | None:
+        """What `prepare` made for these settings; None while nothing has. A run starts only with it."""
+        return self._artefact
+
+    def bound(self, artefact: Artefact | None) -> Self:
+        """The same technique with `artefact`."""
+        twin = self.model_copy()
+        twin._artefact = artefact
+        return twin
 
     def schedule(self, run: RunShape) -> list[Phase]:
         """A phase for every step, decided before the run."""
         return [FULL] * run.steps
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Wrap calls."""
 
-    def transform(self, backbone: Backbone, artefact: Artefact | None) -> None:
-        """Change weights or modules, through `backbone.swap` only."""
+    def transform(self, backbone: Backbone) -> None:
+        """Change weights or modules, through `backbone.swap` only.
+
+        Also called on a sketch without weights (tensors on the meta device), so that a plan knows the changed model:
+        shapes may depend on the artefact, never on the values of weights.
+        """
 
     def prepare(self, bench: Bench) -> dict[str, Tensor]:
         """Calibrate, search or train; the tensors become the artefact."""
@@ -107,7 +128,7 @@ class Technique(BaseModel):
         """Noise levels in 0..1, one a prediction, for techniques of stage TRAJECTORY."""
         raise NotImplementedError
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The loop, for techniques of stage TRAJECTORY."""
         raise NotImplementedError
 

@@ -6,10 +6,12 @@ unexpected tensor is named.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ EMBEDDED = Path(__file__).parent / "zoo" / "weights"
 """A folder for each backbone; components that several use are in `shared`."""
 SINGLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SHOWN = 6
+LARGE_FILE = 2**28
 ONE_PRECISION = ("config.json", *SINGLE_FILES, "*.safetensors.index.json", "*model-*-of-*.safetensors")
 """What to download of a repository that holds the same weights in several number formats."""
 
@@ -39,6 +42,19 @@ class Component:
 def is_hub_id(source: str) -> bool:
     """Whether `source` reads as `organisation/name` and is no folder here."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not source.startswith(".") and not Path(source).exists()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; of very large ones, which hubs address by revision anyway, only the size."""
+    stat = path.stat()
+    return f"size:{stat.st_size}" if stat.st_size > LARGE_FILE else _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, _size: int, _changed: int) -> str:
+    """Read once as long as size and time of change stay the same."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def missing(rule: str, remedy: str, key: str = "model.weights") -> MissingWeights:

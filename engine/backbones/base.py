@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,9 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from engine.denoise import Given, NoiseSchedule, Prediction
+from engine.errors import MissingWeights
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice, Strict
 from engine.step import Branch, RunShape
+from engine.weights import file_hash, is_hub_id
 
 
 class Inputs(Strict):
@@ -74,8 +78,13 @@ class Backbone(ABC):
         """Conditions of a run: text features and whatever else `predict` needs."""
 
     @abstractmethod
-    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
-        """One call of the denoiser: x [b, ...] at noise level `time` -> [branches * b, ...], branch by branch."""
+    def predict(
+        self, x: Tensor, time: float | Tensor, conditions: Any, branches: Sequence[Branch], **extra: Any
+    ) -> Tensor:
+        """One call of the denoiser: x [b, ...] -> [branches * b, ...], branch by branch.
+
+        `time` is the noise level in 0..1, of all samples or one a sample [b].
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor, run: RunShape) -> Tensor:
@@ -101,17 +110,27 @@ class Backbone(ABC):
         return parts[Branch.UNCOND] + guidance * (parts[Branch.COND] - parts[Branch.UNCOND])
 
     def swap(self, name: str, module: nn.Module) -> None:
-        """Replace the sub-module `name` of the denoiser; `restore` brings the old ones back."""
+        """Replace the sub-module `name` of the denoiser; the end of `changing` brings the old one back."""
         parent_name, _, leaf = name.rpartition(".")
         parent = self.model.get_submodule(parent_name)
         self._swapped.append((parent, leaf, parent.get_submodule(leaf)))
         setattr(parent, leaf, module)
 
-    def restore(self) -> None:
-        """Undo all swaps, last first."""
-        while self._swapped:
-            parent, leaf, module = self._swapped.pop()
-            setattr(parent, leaf, module)
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Undo, last first, whatever is swapped inside."""
+        before = len(self._swapped)
+        try:
+            yield
+        finally:
+            while len(self._swapped) > before:
+                parent, leaf, module = self._swapped.pop()
+                setattr(parent, leaf, module)
+
+    @property
+    def swaps(self) -> int:
+        """How many modules are replaced now."""
+        return len(self._swapped)
 
     def branches_of(self, guidance: float) -> tuple[Branch, ...]:
         """Branches a run needs: all of them under guidance, else the conditional one."""
@@ -122,20 +141,41 @@ class Backbone(ABC):
         return frozenset(site.kind for site in sites)
 
     def weight_bytes(self) -> int:
-        """Bytes of the denoiser's weights."""
-        return sum(parameter.numel() for parameter in self.model.parameters()) * self.dtype.itemsize
+        """Bytes of the denoiser's weights; those that are no floating-point numbers count by their own size."""
+        return sum(
+            parameter.numel() * (self.dtype if parameter.is_floating_point() else parameter.dtype).itemsize
+            for parameter in self.model.parameters()
+        )
 
     def activation_bytes(self, run: RunShape) -> int:
         """Rough peak of the denoiser's activations: the widest layer's input, hidden and output at once."""
         return 0
 
-    def weight_files(self) -> dict[str, Path]:
-        """The weight files a run read, by component and name; empty for random weights."""
+    def weight_files(self, *, download: bool = True) -> dict[str, Path]:
+        """The weight files of a run, by component and name; empty for random weights.
+
+        Raises `MissingWeights` when a file is not here and may not be downloaded.
+        """
         return {}
 
     def identity(self) -> str:
-        """What the weights are, for keys of artefacts and for reports."""
-        return f"{self.name}:{self.choice.weights}:{self.choice.dtype}"
+        """What the weights are, by their content, for keys of artefacts; nothing is downloaded for it."""
+        weights = self.choice.weights
+        named = f"{self.name}:{weights}" if isinstance(weights, str) and is_hub_id(weights) else self.name
+        try:
+            files = self.weight_files(download=False)
+        except MissingWeights:
+            return f"{named}:not at hand"
+        if not files:
+            return f"{named}:{weights}"
+        digest = hashlib.sha256()
+        for name, path in sorted(files.items()):
+            digest.update(f"{name} {file_hash(path)}\n".encode())
+        return f"{named}:{digest.hexdigest()[:20]}"
+
+    def examples(self, run: RunShape, count: int, seed: int) -> tuple[list[str], Tensor] | None:
+        """Prompts and clean latents [count, ...] of the set the weights were trained on; None where it is not here."""
+        return None
 
     def judge(self, videos: Tensor, inputs: Inputs) -> dict[str, Any]:
         """Task metrics of outputs [b, 3, F, H, W] in 0..1, where the weights come with a judge."""

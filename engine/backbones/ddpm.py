@@ -153,6 +153,10 @@ class DDPM(PictureModel):
             problems.append(("guidance", "the model has no classes to guide towards", "use 1"))
         return problems
 
+    def prompt_of(self, name: str, direction: str) -> str:
+        """A class by its name."""
+        return name
+
     def load_conditioner(self, folders: Mapping[str, Path]) -> None:
         """Nothing: the class embedding is part of the denoiser."""
 

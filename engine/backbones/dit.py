@@ -75,6 +75,10 @@ class DiT(PictureTransformer):
         found = map(self.named.problem, inputs.prompts)
         return [*super().check(inputs), *(problem for problem in found if problem is not None)]
 
+    def prompt_of(self, name: str, direction: str) -> str:
+        """A class by its name."""
+        return name
+
     def load_conditioner(self, folders: Mapping[str, Path]) -> None:
         """Nothing: the class embedding is part of the denoiser."""
 

@@ -114,6 +114,15 @@ def sample(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor,
     return video, [caption(names()[thing], DIRECTIONS[way]) for thing, way in pairs], objects, directions
 
 
+def examples(count: int, pixels: tuple[int, int, int], seed: int) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Random clips [count, 3, *pixels] in -1..1 of (frames, height, width), each with its name and direction."""
+    video, _, objects, directions = sample(count, pixels[0], torch.Generator().manual_seed(seed))
+    if tuple(video.shape[2:]) != pixels:
+        video = F.interpolate(video, pixels, mode="area")
+    pairs = zip(objects.tolist(), directions.tolist(), strict=True)
+    return video, [(names()[thing], DIRECTIONS[way]) for thing, way in pairs]
+
+
 def rebuild(package: Path) -> None:
     """Copy the pictures named in pictures.json from an unpacked npm package into the folder."""
     for entry in _index():

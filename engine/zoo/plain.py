@@ -41,6 +41,6 @@ def generate(
 
         seeds = [seed + start + index for index in range(run.batch)]
         denoise = Denoise(predict, backbone.prediction, backbone.noise)
-        latents = sampler.sampler(run, None)(backbone.initial_noise(run, seeds), sampler.times(run), denoise)
+        latents = sampler.sampler(run)(backbone.initial_noise(run, seeds), sampler.times(run), denoise)
         outputs.append(backbone.decode(latents, run))
     return torch.cat(outputs)

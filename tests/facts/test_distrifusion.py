@@ -57,7 +57,7 @@ class Emulated(Technique):
         waits = [self.mode == "full_sync" or index <= WARM for index in range(run.steps)]
         return [Phase("sync" if wait else "async") for wait in waits]
 
-    def attach(self, sites: Sites, artefact: object = None) -> None:
+    def attach(self, sites: Sites) -> None:
         path = sites.within(SiteKind.MODEL)
         first, last = path[0].name, path[-1].name
         sites.wrap(SiteKind.CONV, self.conv, lambda site: site.module.kernel_size != (1, 1))
@@ -271,7 +271,7 @@ class Drops(Technique):
         gated = Phase("gated", (Branch.COND,))
         return [Phase("full") if index < run.steps // 2 else gated for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: object = None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
 
 

@@ -65,7 +65,7 @@ class Nowhere(Technique):
     slug, family, stage = "nowhere", "test", Stage.ROUTE
     excludes: ClassVar[dict[str, str]] = {"toca": "both skip what the other needs"}
 
-    def attach(self, sites: Sites, artefact: object) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden), lambda site: site.depth > 99)
 
 

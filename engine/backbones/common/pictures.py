@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -26,6 +26,8 @@ from engine.weights import Component, fitting, locate, missing, place, read_conf
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+CHUNK = 64
+"""Frames encoded at once."""
 TRANSFORMER, VAE = Component("transformer"), Component("vae")
 PUBLISHED_VAE: Mapping[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -174,10 +176,11 @@ class PictureModel(Backbone):
         for module in modules.values():
             module.eval().requires_grad_(False)
 
-    def _folders(self) -> dict[str, Path]:
+    def _folders(self, *, download: bool = True) -> dict[str, Path]:
         if self.choice.random:
             return {}
-        return {part.name: locate(self.choice.weights, part, self.name) for part in self.components}
+        where = partial(locate, self.choice.weights, backbone=self.name, download=download)
+        return {part.name: where(component=part) for part in self.components}
 
     def check_configs(self, folders: Mapping[str, Path]) -> None:
         """The plan was made from a published config if this one had yet to be downloaded: both must agree.
@@ -194,11 +197,11 @@ class PictureModel(Backbone):
                 "run again: the config is at hand now",
             )
 
-    def weight_files(self) -> dict[str, Path]:
+    def weight_files(self, *, download: bool = True) -> dict[str, Path]:
         """Weight files of all components."""
         files = [
             (name, file)
-            for name, folder in self._folders().items()
+            for name, folder in self._folders(download=download).items()
             for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
         ]
         return {f"{name}/{file.name}": file for name, file in files}
@@ -264,10 +267,13 @@ class PictureModel(Backbone):
     def model_inputs(self, conditions: Any, branches: Sequence[Branch]) -> dict[str, Any]:
         """The denoiser's arguments besides latents and time step, for rows in batch order."""
 
-    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
+    def predict(
+        self, x: Tensor, time: float | Tensor, conditions: Any, branches: Sequence[Branch], **extra: Any
+    ) -> Tensor:
         """Prediction of every branch; a learned variance is left out."""
         rows = x.to(self.dtype).repeat(len(branches), *[1] * (x.ndim - 1))
-        timestep = torch.full((rows.shape[0],), self.noise.timestep(time), device=x.device)
+        levels = time.tolist() if isinstance(time, Tensor) else [time] * len(x)
+        timestep = torch.tensor([self.noise.timestep(level) for level in levels] * len(branches), device=x.device)
         out: Tensor = self.call(rows, timestep=timestep, **self.model_inputs(conditions, branches))
         return out[:, : x.shape[1]].to(x.dtype)
 
@@ -278,6 +284,31 @@ class PictureModel(Backbone):
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         parts = [self.vae.decode(latent[None], return_dict=False)[0].float() for latent in scaled]
         return torch.cat(parts).div(2).add(0.5).clamp(0, 1)[:, :, None]
+
+    def examples(self, run: RunShape, count: int, seed: int) -> tuple[list[str], Tensor] | None:
+        """For the embedded weights: random pictures (or clips) of the shared set, encoded as its recipes do."""
+        if self.choice.weights != "embedded":
+            return None
+        from engine.zoo import emoji
+
+        video, named = emoji.examples(count, run.pixels, seed)
+        return [self.prompt_of(*names) for names in named], self.encode_pictures(video.to(self.device))
+
+    def prompt_of(self, name: str, direction: str) -> str:
+        """How a prompt names a picture of the shared set."""
+        from engine.zoo import emoji
+
+        return emoji.caption(name, direction if self.output == "video" else None)
+
+    @torch.no_grad()
+    def encode_pictures(self, video: Tensor) -> Tensor:
+        """Clips [b, 3, F, H, W] in -1..1 to latents: [b, 4, h, w] of one frame, [b, 4, F, h, w] of a video."""
+        frames = video.transpose(1, 2).flatten(0, 1)
+        if self.vae_config is not None:
+            parts = [self.vae.encode(part.to(self.vae.dtype)).latent_dist.mean for part in frames.split(CHUNK)]
+            frames = torch.cat(parts).float() * self.vae.config.scaling_factor
+        latents = frames.unflatten(0, (len(video), -1))
+        return latents.transpose(1, 2) if self.output == "video" else latents.squeeze(1)
 
     def initial_noise(self, run: RunShape, seeds: Sequence[int]) -> Tensor:
         """One draw a sample, each from its own seed."""

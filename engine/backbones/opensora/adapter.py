@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -155,11 +155,12 @@ class OpenSora(Backbone):
         self.model.rope.freqs.data.copy_(fresh)
         self.text = text.RandomText(self.model.config["caption_channels"])
 
-    def weight_files(self) -> dict[str, Path]:
+    def weight_files(self, *, download: bool = True) -> dict[str, Path]:
         """Weight files of all components."""
         if self.choice.weights == "random":
             return {}
-        folders = [(part.name, locate(self.choice.weights, part, self.name)) for part in COMPONENTS]
+        where = partial(locate, self.choice.weights, backbone=self.name, download=download)
+        folders = [(part.name, where(component=part)) for part in COMPONENTS]
         files = [
             (name, file) for name, folder in folders for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
         ]
@@ -208,14 +209,16 @@ class OpenSora(Backbone):
         fps_rows, height, width = sizes.expand(len(prompts), -1).unbind(1)
         return Conditions({Branch.COND: features, Branch.UNCOND: null}, mask, fps_rows, height, width)
 
-    def predict(self, x: Tensor, time: float, conditions: Any, branches: Sequence[Branch], **extra: Any) -> Tensor:
+    def predict(
+        self, x: Tensor, time: float | Tensor, conditions: Any, branches: Sequence[Branch], **extra: Any
+    ) -> Tensor:
         """Velocity x_0 - noise of every branch; `frames` [b, T] marks frames that are generated."""
         count = len(branches)
         rows = x.repeat(count, *[1] * (x.ndim - 1))
         frames = extra.get("frames")
         out = self.model(
             rows,
-            torch.full((rows.shape[0],), time * 1000, device=x.device),
+            (torch.as_tensor(time, dtype=torch.float64, device=x.device) * 1000).float().expand(len(x)).repeat(count),
             conditions.text(branches),
             mask=conditions.mask,
             x_mask=None if frames is None else frames.repeat(count, 1),
@@ -224,6 +227,17 @@ class OpenSora(Backbone):
             width=conditions.width,
         )
         return out[:, : x.shape[1]]
+
+    def examples(self, run: RunShape, count: int, seed: int) -> tuple[list[str], Tensor] | None:
+        """For the embedded weights: random clips of the shared set."""
+        if self.choice.weights != "embedded":
+            return None
+        from engine.zoo import emoji
+
+        video, named = emoji.examples(count, run.pixels, seed)
+        with torch.no_grad():
+            parts = [self.vae.encode(clip[None].to(self.device, self.dtype), sample=False) for clip in video]
+        return [emoji.caption(*names) for names in named], torch.cat(parts).float()
 
     def given(self, inputs: Inputs, run: RunShape, seeds: Sequence[int]) -> Given | None:
         """The reference's latents in the first frames, and the mask that keeps them."""

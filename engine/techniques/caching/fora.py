@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops.schedules import full_steps_from_end, full_steps_from_start
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -55,7 +54,7 @@ class Fora(Technique):
         full = count(run.steps, self.interval)
         return [Phase("full" if index in full else "reuse") for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Wrap every sub-layer."""
         for kind in REUSED:
             sites.wrap(kind, reuse)

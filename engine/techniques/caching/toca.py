@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.cost import Share
 from engine.ops.attention import attention_entropy, attention_received
 from engine.ops.schedules import forced_steps, full_steps_from_start
@@ -98,7 +97,7 @@ class ToCa(Technique):
         ratio = self.fresh_ratio * max(0.0, 1 + self.step_weight - 2 * self.step_weight * step / total)
         return Phase("refresh" if index in main else "partial", value=ratio)
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Self-attention is reused whole; cross-attention and MLP refresh their chosen tokens."""
         for kind in SELF:
             sites.wrap(kind, reuse)

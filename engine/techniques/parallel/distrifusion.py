@@ -90,7 +90,7 @@ class DistriFusion(Technique):
         """No step reads anything stale."""
         return all(phase.name in (FULL.name, "sync") for phase in self.schedule(run))
 
-    def attach(self, sites: Sites, artefact: object = None) -> None:
+    def attach(self, sites: Sites) -> None:
         """Whatever looks beyond a strip is given more; the first convolution sees the whole picture anyway."""
         halves, strips = self.layout(sites.run)
         first = sites.within(SiteKind.MODEL)[0].name

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.denoise import Denoise, Process
 from engine.ops import timesteps as spacings
 from engine.step import RunShape
@@ -60,7 +59,7 @@ class Ddim(Technique):
         """Time steps that the model knows, each once."""
         return spacings.problems(self.visited(run.timesteps), run.timesteps)
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The loop, which ends at level 0 or at that of time step 0."""
         return partial(ddim, end=0.0 if self.set_alpha_to_one else 1 / run.timesteps, eta=self.eta)
 

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.denoise import Denoise, NoiseSchedule, Process, half_log_snr
 from engine.ops import timesteps as spacings
 from engine.ops.exponential import Mark, advance, backward_differences, forward_differences
@@ -75,7 +74,7 @@ class DpmSolverPP(Technique):
             problems.append((rule, "set `lower_order_final: true`, or another number of steps"))
         return problems
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The loop, which ends at level 0 or at that of time step 0."""
         end, heun = 0.0 if self.final_sigma == "zero" else 1 / run.timesteps, self.solver_type == "heun"
         if self.method == "multistep":

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from engine.artefacts import Artefact
 from engine.denoise import Denoise, Process
 from engine.step import RunShape
 from engine.technique import Sampler, Stage, Technique
@@ -40,7 +39,7 @@ class Rflow(Technique):
         levels = [1 - i / self.steps for i in range(self.steps)]
         return transformed(levels, run.pixels, self.base_size, run.dtype) if self.time_shift else levels
 
-    def sampler(self, run: RunShape, artefact: Artefact | None) -> Sampler:
+    def sampler(self, run: RunShape) -> Sampler:
         """The Euler loop."""
         return euler
 

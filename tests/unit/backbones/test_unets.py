@@ -294,9 +294,9 @@ def test_swapped_layers_are_run(name: str) -> None:
         conditions = backbone.encode(inputs, run)
         plain = backbone.predict(x, 0.5, conditions, run.branches)
         for path in ("down_blocks.0.resnets.0", "mid_block.resnets.1", "up_blocks.1.resnets.1"):
-            backbone.swap(path, Doubled(backbone.model.get_submodule(path)))
-            assert not torch.allclose(backbone.predict(x, 0.5, conditions, run.branches), plain), path
-            backbone.restore()
+            with backbone.changing():
+                backbone.swap(path, Doubled(backbone.model.get_submodule(path)))
+                assert not torch.allclose(backbone.predict(x, 0.5, conditions, run.branches), plain), path
             assert torch.equal(backbone.predict(x, 0.5, conditions, run.branches), plain)
 
 

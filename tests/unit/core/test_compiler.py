@@ -10,7 +10,6 @@ import pytest
 from support import BACKBONES, ROOT, tiny_request
 
 from engine import registry
-from engine.artefacts import Artefact
 from engine.compiler import Compiled, baseline_of, compile_spec
 from engine.cost import Share, kept_macs
 from engine.errors import InvalidInput
@@ -34,7 +33,7 @@ class Outer(Technique):
     def schedule(self, run: RunShape) -> list[Phase]:
         return [Phase("full" if index % 2 == 0 else "reuse") for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden), lambda site: site.depth == 1)
 
     def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
@@ -49,7 +48,7 @@ class Inner(Technique):
     stage = Stage.TOKENS
     requires = frozenset({SiteKind.FEED_FORWARD})
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
 
     def share(self, site: Site, phase: Phase, run: RunShape) -> Share:

@@ -11,7 +11,6 @@ from support import BACKBONES
 from torch import Tensor
 
 from engine import registry
-from engine.artefacts import Artefact
 from engine.compiler import Compiled
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
@@ -37,7 +36,7 @@ class Fake(Technique):
     def schedule(self, run: RunShape) -> list[Phase]:
         return [Phase("full" if index % self.interval == 0 else "reuse") for index in range(run.steps)]
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         if self.behaviour != "matches nothing":
             sites.wrap(SiteKind.FEED_FORWARD, self.around)
 
@@ -145,7 +144,7 @@ class Blocks(Fake):
     requires = frozenset({SiteKind.BLOCK})
     interval: int = 4
 
-    def attach(self, sites: Sites, artefact: Artefact | None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.BLOCK, self.around, lambda site: site.depth % 2 == 1)
 
 
@@ -184,7 +183,7 @@ class Halves(Technique):
     stage = Stage.PLACE
     requires = frozenset({SiteKind.FEED_FORWARD})
 
-    def attach(self, sites: Sites, artefact: object = None) -> None:
+    def attach(self, sites: Sites) -> None:
         sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
         sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden[:, ::2]).repeat_interleave(2, dim=1))
 

@@ -21,7 +21,7 @@ def ours(technique: Ddim, x: Tensor, model: Any = network, draw: Any = None) -> 
     run = run_shape(technique.predictions())
     assert technique.check(run) == []
     denoise, asked = denoiser(model, draw)
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert len(asked) == technique.predictions() and asked == technique.times(run)
     return out
 
@@ -119,7 +119,7 @@ def test_own_time_steps_and_first_order_dpm_solver() -> None:
     own = ours(Ddim(timesteps=steps), x)
     run, (denoise, _) = run_shape(5), denoiser(network)
     first_order = DpmSolverPP(order=1, timesteps=steps)
-    assert close(own, first_order.sampler(run, None)(x, first_order.times(run), denoise), 1e-9)
+    assert close(own, first_order.sampler(run)(x, first_order.times(run), denoise), 1e-9)
 
 
 def test_encoding_undoes_sampling() -> None:

@@ -25,7 +25,7 @@ def ours(technique: DpmSolverPP, x: Tensor, model: Any = network) -> Tensor:
     run = run_shape(technique.predictions())
     assert technique.check(run) == []
     denoise, asked = denoiser(model)
-    out = technique.sampler(run, None)(x, technique.times(run), denoise)
+    out = technique.sampler(run)(x, technique.times(run), denoise)
     assert asked == technique.times(run), "one prediction a step, and no other"
     return out
 
@@ -85,7 +85,7 @@ def test_error_falls_with_the_order(method: Any, heun: bool, order: int) -> None
     for steps in (12, 24, 48):
         levels = even_levels(0.9, 0.1, steps)
         changes = {"steps": steps, "final_sigma": "sigma_min", "lower_order_final": False}
-        sampler = technique.model_copy(update=changes).sampler(run_shape(steps), None)
+        sampler = technique.model_copy(update=changes).sampler(run_shape(steps))
         assert isinstance(sampler, partial)
         out = sampler(x, levels[:-1], denoiser(oracle)[0], end=levels[-1])
         errors.append((out - exact(x, levels[0], levels[-1])).abs().max().item())
