@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def together() -> Iterator[None]:
     """Under torchrun all ranks run the same tests in step."""
-    with joined(LAUNCH, torch.device("cpu"), timeout=30):
+    with joined(LAUNCH, torch.device("cpu")):
         yield
 
 
