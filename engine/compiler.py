@@ -413,19 +413,28 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
 def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[str]]:
     """MACs a row spends in a combination of phases, in all and by kind of site."""
     assert draft.run is not None
-    kept: dict[str, float] = {}
-    added: Counter[str] = Counter()
-    for entry in draft.entries:
-        phase = phases[entry.technique.slug]
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            share = entry.technique.share(site, phase, draft.run)
-            kept[site.name] = kept.get(site.name, 1.0) * share.kept
-            added[site.kind] += share.added
-    kinds: Counter[str] = Counter(added)
+    kept, added = shares_of(draft.entries, phases, draft.run)
+    kinds: Counter[str] = Counter()
     for kind in {site.kind for site in draft.sites}:
         only = [site if site.kind is kind else _free(site) for site in draft.sites]
-        kinds[kind] += kept_macs(only, kept)  # type: ignore[assignment]
+        own = {site.name: added[site.name] for site in only if site.kind is kind and site.name in added}
+        kinds[kind] += kept_macs(only, kept, own)  # type: ignore[assignment]
     return sum(kinds.values()), kinds
+
+
+def shares_of(
+    entries: Sequence[Entry], phases: Mapping[str, Phase], run: RunShape
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What all techniques together keep of each site they wrap, and the MACs they add there, in these phases."""
+    kept: dict[str, float] = {}
+    added: dict[str, float] = {}
+    for entry in entries:  # the innermost first: what it adds is spent as far as those further out let it run
+        phase = phases[entry.technique.slug]
+        for site in {site.name: site for site, _ in entry.wraps}.values():
+            share = entry.technique.share(site, phase, run)
+            kept[site.name] = kept.get(site.name, 1.0) * share.kept
+            added[site.name] = added.get(site.name, 0.0) * share.kept + share.added
+    return kept, added
 
 
 def _free(site: Site) -> Site:

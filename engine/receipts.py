@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled
-from engine.cost import kept_macs
+from engine.compiler import Compiled, shares_of
+from engine.cost import measured_macs
 from engine.errors import NoEffect, Place, Problem
 from engine.sites import Site, SiteKind
+from engine.step import Phase
 from engine.technique import Technique
 
 MACS_TOLERANCE = 0.02
+ROUNDING = 1e-9
+"""Of shares, which are products of fractions."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class StepTrace:
     """What one prediction did: token rows evaluated at each wrapped site, and the rows of the batch."""
 
     rows: int
-    evaluated: Counter[str] = field(default_factory=Counter)
+    evaluated: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](int))
 
 
 @dataclass
@@ -46,61 +49,40 @@ class Trace:
         """A prediction starts on `rows` rows."""
         self.steps.append(StepTrace(rows))
 
-    def __call__(self, site: Site, hidden: Tensor, out: Tensor) -> None:
+    def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
         """An innermost call: counted are the places of its output, tokens or those of a picture.
 
-        A kernel is counted whole, whatever it was given: its share is that of the attention around it. Of calls of the
-        whole model, rows are counted.
+        A kernel's share is that of its products: fewer queries and fewer keys both count. Of calls of the whole model
+        rows are counted, and a step is one.
         """
-        step = self.steps[-1]
+        result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
-            done = site.tokens * step.rows
+            done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
         elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
-            done = max(1, site.tokens) * hidden.shape[0]
-        elif site.width:
-            done = out.numel() // site.width
+            done = hidden.shape[0] if site.kind is SiteKind.MODEL else self.steps[-1].rows
         else:
-            done = out.shape[0] * out.shape[1]
-        step.evaluated[site.name] += done
+            done = result.numel() / site.width if site.width else result.shape[0] * result.shape[1]
+        self.steps[-1].evaluated[site.name] += done
 
 
 def share_done(step: StepTrace, site: Site) -> float:
-    """Share of a site's tokens that a prediction evaluated."""
-    return step.evaluated[site.name] / max(1, step.rows * site.tokens)
+    """Share of a site's tokens that a prediction evaluated; of its rows where it has no tokens."""
+    return step.evaluated[site.name] / (step.rows * max(1, site.tokens))
 
 
 def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     """MACs of the whole run from what was evaluated, with the same cost a site as the plan uses."""
-    wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps if site.tokens}
-    leaves = {name: site for name, site in wrapped.items() if site.kind is not SiteKind.KERNEL}
+    wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps}
     total = 0.0
     for index, step in enumerate(trace.steps):
-        kept = _of_enclosing(sites, {name: share_done(step, site) for name, site in leaves.items()})
-        total += (kept_macs(sites, kept) + _added(compiled, index)) * step.rows
+        shares = {name: share_done(step, site) for name, site in wrapped.items()}
+        _, added = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
+        total += measured_macs(sites, shares, added) * step.rows
     return total
 
 
-def _of_enclosing(sites: Sequence[Site], shares: Mapping[str, float]) -> dict[str, float]:
-    """Shares of all tokens as shares of what the wrapped sites further out have passed on; sites come outermost first.
-
-    A site in which nothing was left to evaluate gets 0.
-    """
-    passed, kept = {"": 1.0}, {}
-    for site in sites:
-        outer = passed.get(site.inside, 1.0)
-        passed[site.name] = shares.get(site.name, outer)
-        if site.name in shares:
-            kept[site.name] = shares[site.name] / outer if outer else 0.0
-    return kept
-
-
-def _added(compiled: Compiled, index: int) -> int:
-    """MACs a row that the techniques spend on top of the model's at a step."""
-    return sum(
-        entry.technique.share(site, entry.phases[index], compiled.run).added
-        for entry in compiled.entries
-        for site in {site.name: site for site, _ in entry.wraps}.values()
-    )
+def _phases_at(compiled: Compiled, index: int) -> dict[str, Phase]:
+    return {entry.technique.slug: entry.phases[index] for entry in compiled.entries}
 
 
 def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference: float) -> dict[str, Any]:
@@ -127,12 +109,9 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
 def planned_shares(compiled: Compiled, sites: Sequence[Site], index: int) -> dict[str, float]:
     """Share of every site to be evaluated at a step, by all techniques together, at the site and further out."""
     shares: dict[str, float] = {"": 1.0}
-    own: dict[str, float] = defaultdict(lambda: 1.0)
-    for entry in compiled.entries:
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            own[site.name] *= entry.technique.share(site, entry.phases[index], compiled.run).kept
+    own, _ = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
     for site in sites:
-        shares[site.name] = shares[site.inside] * own[site.name]
+        shares[site.name] = shares[site.inside] * own.get(site.name, 1.0)
     return shares
 
 
@@ -151,7 +130,7 @@ def _technique_receipt(
     for kind, members in by_kind.items():
         planned: Counter[str] = Counter()
         done: Counter[str] = Counter()
-        tokens = 0
+        tokens: float = 0
         rows = []
         for planned_share, step in zip(shares, trace.steps, strict=False):
             planned.update(_label(planned_share[site.name]) for site in members)
@@ -177,7 +156,7 @@ def _technique_receipt(
 
 
 def _label(share: float) -> str:
-    return "full" if share >= 1 else "partial" if share > 0 else "reused"
+    return "full" if share >= 1 - ROUNDING else "partial" if share > 0 else "reused"
 
 
 def rank_receipt(receipt: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
@@ -255,7 +234,9 @@ def hint(entry: Any, compiled: Compiled) -> str:
             changed = technique.model_copy(update={name: candidate})
             if candidate != value and any(phase.name != "full" for phase in changed.schedule(compiled.run)):
                 return f"with `{name}: {candidate}` it would act in some of the {compiled.run.steps} steps"
-    return f"give the sampler more than {compiled.run.steps} steps"
+    nothing = ", ".join(f"`{name}: {value}`" for name, value in (technique.neutral or {}).items())
+    other = f", or the technique other parameters: with {nothing} it changes nothing" if nothing else ""
+    return f"give the sampler more than {compiled.run.steps} steps{other}"
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:

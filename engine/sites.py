@@ -153,16 +153,16 @@ class At:
     """Where an around stands: its technique's phase, the step, the site, and its memory there.
 
     `memory` belongs to this technique and this site; `shared` to this technique and the enclosing block, so that
-    what attention saw can steer the feed-forward of the same block; `whole` to this technique and the whole model.
+    what attention saw can steer the feed-forward of the same block; `common` to this technique alone, at all sites.
     """
 
-    __slots__ = ("_track", "memory", "shared", "site", "step", "whole")
+    __slots__ = ("_track", "common", "memory", "shared", "site", "step")
 
     def __init__(
-        self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory, whole: Memory | None = None
+        self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory, common: Memory | None = None
     ) -> None:
         self.site, self.step, self.memory, self.shared = site, step, memory, shared
-        self.whole = Memory() if whole is None else whole
+        self.common = common or Memory()
         self._track = track
 
     @property
@@ -208,8 +208,8 @@ class Call:
 
 
 Around = Callable[[Call, Tensor, At], Any]
-Observer = Callable[[Site, Tensor, Any], None]
-"""Told of an innermost call: its site, its input, its output."""
+Observer = Callable[[Site, Tensor, Mapping[str, Any], Any], None]
+"""Told of every innermost call: its site, its input, its other inputs, its output."""
 
 
 class Sites:
@@ -253,6 +253,10 @@ class Sites:
         """Say why the technique cannot work with these sites; the compiler reports it."""
         self.refusals.append((rule, remedy))
 
+    def watch(self, kind: SiteKind, where: Callable[[Site], bool] | None = None) -> None:
+        """Let plan and receipts ask for the sites of `kind`: what reaches them changes, their calls do not."""
+        self.wrap(kind, _unchanged, where)
+
 
 @dataclass
 class Layer:
@@ -282,14 +286,8 @@ class Attachment:
         for layer in self.layers:
             for site, around in layer.wraps:
                 block = _enclosing_block(site.name, enclosing, blocks)
-                at = At(
-                    site,
-                    self.step,
-                    layer.track,
-                    self._memory(layer.track.owner, site.name),
-                    self._memory(layer.track.owner, f"{block}:shared"),
-                    self._memory(layer.track.owner, ":whole"),
-                )
+                places = (site.name, f"{block}:shared", ":common")
+                at = At(site, self.step, layer.track, *(self._memory(layer.track.owner, place) for place in places))
                 wrapped.setdefault(site.name, []).append((around, at))
         for name, layers in wrapped.items():
             module = by_name[name].module
@@ -341,7 +339,7 @@ def compose(
     def innermost(hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
         out = forward(hidden, **inputs)
         if observer is not None:
-            observer(site, hidden, out)
+            observer(site, hidden, inputs, out)
         return out
 
     run: Run = innermost
@@ -352,6 +350,10 @@ def compose(
         return run(hidden, {**dict(zip(names, args, strict=False)), **kwargs})
 
     return wrapped
+
+
+def _unchanged(call: Call, hidden: Tensor, at: At) -> Any:
+    return call(hidden)
 
 
 def _wrap(inner: Run, around: Around, at: At, site: Site) -> Run:

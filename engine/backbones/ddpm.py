@@ -181,9 +181,7 @@ class DDPM(PictureModel):
         """STEP, MODEL, then the UNet's path."""
         return [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site(
-                "model", SiteKind.MODEL, self.call, "step", grid=run.grid, macs=linears_macs(self.model.time_embedding)
-            ),
+            Site("model", SiteKind.MODEL, self.call, "step", macs=linears_macs(self.model.time_embedding)),
             *Walk(self.model, run).sites(),
         ]
 

@@ -246,7 +246,7 @@ class StableDiffusion(PictureModel):
         embeddings = [self.model.time_embedding, *([self.model.add_embedding] if self.large else [])]
         return [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site("model", SiteKind.MODEL, self.call, "step", grid=run.grid, macs=linears_macs(*embeddings)),
+            Site("model", SiteKind.MODEL, self.call, "step", macs=linears_macs(*embeddings)),
             *Walk(self.model, run).sites(),
         ]
 

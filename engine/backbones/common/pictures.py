@@ -354,7 +354,7 @@ class PictureTransformer(PictureModel):
         ends = self.model.pos_embed.proj.weight.numel() + self.output_layer.weight.numel()
         return [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site("model", SiteKind.MODEL, self.call, "step", grid=run.grid, macs=run.tokens * ends + around),
+            Site("model", SiteKind.MODEL, self.call, "step", macs=run.tokens * ends + around),
             *block_sites(self.model.transformer_blocks, run, run.text_tokens, block),
         ]
 

@@ -160,7 +160,7 @@ class Latte(PictureTransformer):
         ends = self.model.pos_embed.proj.weight.numel() + self.output_layer.weight.numel()
         return [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site("model", SiteKind.MODEL, self.call, "step", grid=run.grid, macs=run.tokens * ends + around),
+            Site("model", SiteKind.MODEL, self.call, "step", macs=run.tokens * ends + around),
             *self._block_sites(run),
         ]
 

@@ -268,7 +268,7 @@ class OpenSora(Backbone):
         around += 2 * (self.model.t_embedder.WIDTH * width + width**2)
         found = [
             Site("step", SiteKind.STEP, nn.Identity()),
-            Site("model", SiteKind.MODEL, self.model, "step", grid=run.grid, macs=around),
+            Site("model", SiteKind.MODEL, self.model, "step", macs=around),
         ]
         pairs = list(zip(self.model.spatial_blocks, self.model.temporal_blocks, strict=True))
         for layer, pair in enumerate(pairs):

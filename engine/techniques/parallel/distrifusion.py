@@ -100,7 +100,7 @@ class DistriFusion(Technique):
             sites.wrap(SiteKind.KERNEL, self.attend, lambda site: sites.enclosing(site).kind is SiteKind.SELF_ATTENTION)
         Strips(strips, self.group).wrap(sites)
         if halves > 1:
-            sites.wrap(SiteKind.MODEL, lambda call, hidden, at: call(hidden))  # receipts see whose rows come
+            sites.watch(SiteKind.MODEL)
             sites.wrap(SiteKind.STEP, self.half)
 
     def group(self, at: At, axis: str = "strips") -> Group:
@@ -110,9 +110,9 @@ class DistriFusion(Technique):
 
     def mailbox(self, at: At) -> Mailbox:
         """What strips tell one another; made in the first step of a run."""
-        if not hasattr(at.whole, "mailbox"):
-            at.whole.mailbox = Mailbox(self.group(at), self.comm_checkpoint)
-        return at.whole.mailbox
+        if not hasattr(at.common, "mailbox"):
+            at.common.mailbox = Mailbox(self.group(at), self.comm_checkpoint)
+        return at.common.mailbox
 
     def exchange(self, own: Tensor, at: At) -> Tensor:
         """Everybody's `own` [...] of this step or of the last one, as the phase says: [strips, ...]."""
@@ -161,9 +161,10 @@ class DistriFusion(Technique):
         halves, strips = self.layout(run)
         if site.kind is SiteKind.MODEL:
             return Share(1 / halves)
-        kept = 1 / strips if site.inside == SiteKind.MODEL else 1.0
-        added = round((1 - 1 / strips) * site.context_macs / halves)
-        return Share(kept, added, self.held(site, phase, run, strips) // halves)
+        outermost = site.inside == SiteKind.MODEL
+        # What is added further in counts as far as the strip is kept, which is 1 / strips of it.
+        added = site.context_macs * (1 - 1 / strips if outermost else strips - 1)
+        return Share(1 / strips if outermost else 1.0, round(added), self.held(site, phase, run, strips) // halves)
 
     def held(self, site: Site, phase: Phase, run: RunShape, strips: int) -> int:
         """Bytes a row of what a site exchanges: that of all strips, and the own once more while it travels."""

@@ -11,7 +11,7 @@ from support import BACKBONES, ROOT, tiny_request
 
 from engine import registry
 from engine.compiler import Compiled, baseline_of, compile_spec
-from engine.cost import Share, kept_macs
+from engine.cost import Share, kept_macs, measured_macs
 from engine.errors import InvalidInput
 from engine.sites import Site, SiteKind, Sites
 from engine.spec import load_spec
@@ -111,6 +111,18 @@ def test_kept_fractions_pass_inwards() -> None:
     ]
     assert kept_macs(sites, {}) == 1110
     assert kept_macs(sites, {"a": 0.5, "a.b": 0.5}) == 5 + 25 + 1000
+    assert kept_macs(sites, {"a": 0.5, "a.b": 0.5}, {"a.b": 8, "c": 1}) == 5 + 25 + 4 + 1000 + 1
+
+
+def test_measured_shares_are_of_the_whole_site() -> None:
+    module: Any = None
+    sites = [
+        Site("a", SiteKind.BLOCK, module, macs=10),
+        Site("a.b", SiteKind.FEED_FORWARD, module, "a", macs=100),
+        Site("a.b.c", SiteKind.LINEAR, module, "a.b", macs=1000),
+    ]
+    assert measured_macs(sites, {"a": 0.5}) == 555, "what was not measured shares the fate of what it lies in"
+    assert measured_macs(sites, {"a": 0.5, "a.b": 0.25}, {"a.b": 4}) == 5 + 25 + 250 + 2
 
 
 def test_two_of_one_stage_on_one_site_conflict(compile_tiny: Compile) -> None:

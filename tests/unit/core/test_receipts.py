@@ -14,7 +14,7 @@ from engine import registry
 from engine.compiler import Compiled
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
-from engine.receipts import Trace, largest_difference, receipts, verdict
+from engine.receipts import Trace, largest_difference, receipts, share_done, verdict
 from engine.runner import live_sites, opened
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import Branch, Phase, RunShape
@@ -213,3 +213,16 @@ def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
         verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
     with pytest.raises(NoEffect, match="the ranks ended with different latents"):
         verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
+
+
+def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
+    """Half of the queries on a third of the keys are a sixth; what a layer gives counts, not what enters it."""
+    site = Site("k", SiteKind.KERNEL, torch.nn.Identity(), grid=(1, 2, 6), macs=2 * 12 * 12 * 8)
+    layer = Site("a", SiteKind.SELF_ATTENTION, torch.nn.Identity(), grid=(1, 2, 6))
+    trace = Trace()
+    trace.begin(3)
+    query, key = torch.zeros(3, 2, 6, 4), torch.zeros(3, 2, 4, 4)
+    trace(site, query, {"key": key, "value": key}, query)
+    trace(layer, torch.zeros(3, 12, 8), {}, torch.zeros(3, 6, 8))
+    assert share_done(trace.steps[0], site) == pytest.approx(1 / 6)
+    assert share_done(trace.steps[0], layer) == 0.5

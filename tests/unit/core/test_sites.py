@@ -113,15 +113,21 @@ def test_observer_sees_only_calls_that_happen() -> None:
     view = Sites(sites_of(model))
     view.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: hidden)
     view.wrap(SiteKind.CROSS_ATTENTION, plus(0))
-    attachment = Attachment(
-        sites_of(model),
-        Step(),
-        [Layer(Track("t"), view.wraps)],
-        lambda site, hidden, out: seen.append((site.name, tuple(out.shape))),
-    )
+    attachment = Attachment(sites_of(model), Step(), [Layer(Track("t"), view.wraps)], lambda *call: seen.append(call))
     attachment.attach()
-    model(x)
-    assert seen == [("second", (1, 4, 1))]
+    out = model(x)
+    ((site, hidden, inputs, seen_out),) = seen
+    assert site.name == "second" and inputs == {"factor": 3.0}
+    assert torch.equal(hidden, x) and torch.equal(seen_out, out)
+
+
+def test_watching_a_site_changes_no_call() -> None:
+    model, x = Two(), torch.ones(1, 4, 1)
+    view = Sites(sites_of(model))
+    view.watch(SiteKind.FEED_FORWARD, lambda site: site.name == "first")
+    assert [site.name for site, _ in view.wraps] == ["first"]
+    Attachment(sites_of(model), Step(), [Layer(Track("t"), view.wraps)]).attach()
+    assert torch.equal(model(x), 6 * x)
 
 
 def test_where_limits_a_wrap_and_enclosing_names_the_outer_site() -> None:
@@ -204,16 +210,3 @@ def test_what_a_memory_keeps_in_other_objects_counts() -> None:
     memory = Memory()
     memory.box, memory.own, memory.note = Box(), torch.ones(1), "no tensor"
     assert memory.nbytes() == 4 * 6
-
-
-def test_memory_of_the_whole_model_is_shared_by_all_sites_of_a_technique() -> None:
-    model, seen = Two(), []
-
-    def note(call: Call, hidden: Tensor, at: At) -> Tensor:
-        seen.append(at.whole)
-        return call(hidden)  # type: ignore[no-any-return]
-
-    attached(model, ("one", SiteKind.BLOCK, note), ("one", SiteKind.FEED_FORWARD, note), ("two", SiteKind.BLOCK, note))
-    model(torch.ones(1, 4, 1))
-    two, one, inner = seen
-    assert one is inner and two is not one
