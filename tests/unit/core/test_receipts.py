@@ -244,6 +244,68 @@ def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
         verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
 
 
+class Moody(Fake):
+    """Reuses when told to, for tests: `rests` stands for what data would decide (arXiv 0000.00004)."""
+
+    slug = "moody"
+    dynamic = True
+    rests: bool = True
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        return [Phase("full"), *[Phase("decide")] * (run.steps - 1)]
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        return [Phase("full"), *[Phase("reuse")] * (run.steps - 1)], [Phase("full")] * run.steps
+
+    def around(self, call: Call, hidden: Tensor, at: At) -> Tensor:
+        turn = at.memory.turn = getattr(at.memory, "turn", -1) + 1
+        if at.phase == "full" or turn % 2 == 0 or not self.rests:
+            at.memory.output = call(hidden)
+        return at.memory.output  # type: ignore[no-any-return]
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(float(phase.name != "reuse"), held=site.output_bytes(run))
+
+
+def test_where_data_decides_the_plan_is_a_range(compile_tiny: Compile) -> None:
+    with registry.adding(Moody):
+        compiled = compile_tiny("opensora", {"moody": None})
+        done = judged(compiled)
+    (bounds,) = compiled.plan.dynamic
+    kinds = done["techniques"]["moody"]["kinds"]["feed_forward"]
+    assert kinds["done"] == {"full": 16, "reused": 16}
+    assert (kinds["planned"], kinds["planned_at_least"]) == ({"full": 32}, {"full": 4, "reused": 28})
+    assert bounds.most_macs == compiled.plan.estimate.macs == compiled.plan.estimate.baseline_macs
+    feeds = sum(site.macs for site in compiled.entries[0].sites) * 4
+    assert bounds.most_macs - bounds.least_macs == feeds * 7
+    assert done["macs"] == bounds.most_macs - feeds * 4
+
+
+def test_data_that_never_lets_it_rest_fails_the_run(compile_tiny: Compile) -> None:
+    with (
+        registry.adding(Moody),
+        pytest.raises(
+            NoEffect, match=r"`moody` changed nothing[^>]*-> its data never let it rest: loosen its thresholds"
+        ),
+    ):
+        judged(compile_tiny("opensora", {"moody": {"rests": False}}))
+
+
+class Overdone(Moody):
+    """Says that it computes something in every step, and does not (arXiv 0000.00005)."""
+
+    slug = "overdone"
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        steps = [Phase("full"), Phase("reuse"), *[Phase("full")] * (run.steps - 2)]
+        return steps, [Phase("full")] * run.steps
+
+
+def test_leaving_the_range_fails(compile_tiny: Compile) -> None:
+    with registry.adding(Overdone), pytest.raises(NoEffect, match="something other than its plan"):
+        judged(compile_tiny("opensora", {"overdone": None}))
+
+
 def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
     """Half of the queries on a third of the keys are a sixth; what a layer gives counts, not what enters it."""
     site = Site("k", SiteKind.KERNEL, torch.nn.Identity(), grid=(1, 2, 6), macs=2 * 12 * 12 * 8)
