@@ -19,9 +19,9 @@ from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
-from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.plan import BaselinePlan, Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, SiteKind, Sites
-from engine.spec import ModelChoice, Request
+from engine.spec import Baseline, ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
 
@@ -76,9 +76,30 @@ class Compiled:
     sampler: Technique
     entries: tuple[Entry, ...]
 
+    @property
+    def processes(self) -> int:
+        """Processes that run it together."""
+        return processes_of(self.entries)
+
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
-    """Run all passes. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    """The accelerated side. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    if request.spec.baseline == Baseline():
+        return _one_side(request, backbone, store)
+    return compile_both(request, backbone, store)[0]
+
+
+def compile_both(
+    request: Request, backbone: Backbone | None = None, store: Store | None = None
+) -> tuple[Compiled, Compiled]:
+    """Both sides of a run; what is wrong with either shows before anything is loaded."""
+    compiled = _one_side(request, backbone, store)
+    plain = baseline_of(request, compiled, store)
+    return _compared(compiled, plain), plain
+
+
+def _one_side(request: Request, backbone: Backbone | None, store: Store | None) -> Compiled:
+    """Run all passes."""
     draft = Draft(request, backbone=backbone)
     resolve(draft)
     _stop(draft)
@@ -98,19 +119,41 @@ def baseline_of(request: Request, compiled: Compiled, store: Store | None = None
     """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
     spec, other = request.spec, request.spec.baseline
     plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
-    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+    return _one_side(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+
+
+def _compared(compiled: Compiled, plain: Compiled) -> Compiled:
+    """The accelerated side, its plan stating what it is compared with; the costs of that are those of its own plan."""
+    request, plan, other = compiled.request, compiled.plan, plain.plan
+    if request.spec.baseline == Baseline():
+        return compiled
+    if compares_nothing(compiled, plain):
+        rule = (
+            f"the baseline is the run itself: `{plan.sampler.slug}` with the same parameters, and the same techniques"
+        )
+        remedy = "give `baseline` another sampler or more steps, or remove it and run with --no-baseline"
+        raise InvalidInput(Problem(rule, remedy, request.value.at(("baseline",))))
+    cost, against = plan.estimate, other.estimate
+    kinds = {
+        kind: {"baseline": against.planned_macs(kind), "planned": cost.planned_macs(kind)}
+        for kind in {**cost.kinds, **against.kinds}
+    }
+    ratio = round(against.macs / cost.macs, 4)
+    estimate = cost.model_copy(update={"baseline_macs": against.macs, "macs_ratio": ratio, "kinds": kinds})
+    stated = BaselinePlan(sampler=other.sampler, techniques=other.techniques, steps=plain.run.steps)
+    return replace(compiled, plan=plan.model_copy(update={"estimate": estimate, "baseline": stated}))
+
+
+def compares_nothing(compiled: Compiled, plain: Compiled) -> bool:
+    """Whether both sides have the same sampler and techniques with the same parameters."""
+    one, other = compiled.plan, plain.plan
+    return (one.sampler, one.techniques) == (other.sampler, other.techniques)
 
 
 def _baseline_value(value: Value) -> Value:
     """The spec's value with the baseline's settings in the places of the run's, so that problems point at them."""
     own = value.data.get("baseline")
     return Value({**value.data, **own.data}, value.place) if own is not None and isinstance(own.data, dict) else value
-
-
-def compile_both(request: Request) -> tuple[Compiled, Compiled]:
-    """Both sides of a run; what is wrong with either shows before anything is loaded."""
-    compiled = compile_spec(request)
-    return compiled, baseline_of(request, compiled)
 
 
 def _stop(draft: Draft) -> None:
@@ -220,9 +263,11 @@ def match(draft: Draft) -> None:
     draft.sites = draft.backbone.sites(draft.run) if any(swapped.values()) else draft.plain_sites
     for entry in fitting:
         technique = entry.technique
-        view = Sites(draft.sites)
+        view = Sites(draft.sites, draft.run)
         technique.attach(view)
         entry.wraps = view.wraps
+        for rule, remedy in view.refusals:
+            draft.report(f"`{technique.slug}`: {rule}", remedy, *entry.path)
         if not entry.wraps and not swapped[technique.slug]:
             draft.report(
                 f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
@@ -316,6 +361,32 @@ def schedule(draft: Draft) -> None:
                 "report this: it is an error in the technique",
                 *entry.path,
             )
+    _stop(draft)
+    for index, entry in enumerate(draft.entries):
+        for other in draft.entries[:index]:
+            reason = branch_conflict(other, entry)
+            if reason:
+                draft.report(reason, "keep one of the two", *entry.path)
+
+
+def branch_conflict(first: Entry, second: Entry) -> str | None:
+    """Why one of two techniques cannot have the branches it needs, in one sentence, or None."""
+    for needs, drops in ((first, second), (second, first)):
+        for index, (here, there) in enumerate(zip(needs.phases, drops.phases, strict=True)):
+            if here.branches is None or there.branches is None:
+                continue
+            lost = set(here.branches) - set(there.branches)
+            if lost:
+                return (
+                    f"`{needs.technique.slug}` needs the branch {min(lost)} at step {index}, which "
+                    f"`{drops.technique.slug}` leaves out"
+                )
+    return None
+
+
+def processes_of(entries: Sequence[Entry]) -> int:
+    """Processes that techniques need together."""
+    return max((entry.technique.processes() for entry in entries), default=1)
 
 
 def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Branch, ...]:
@@ -475,6 +546,9 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 def _notes(draft: Draft) -> list[str]:
     assert draft.backbone is not None
     notes = list(draft.backbone.notes)
+    processes = processes_of(draft.entries)
+    if processes > 1:
+        notes.append(f"runs on {processes} processes, each with the whole model; MACs and held bytes are those of one")
     if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
     assert draft.sampler is not None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES
+from support import BACKBONES, tiny_request
 from torch import Tensor
 
 from engine import registry
-from engine.compiler import Compiled
+from engine.compiler import Compiled, compile_both
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
+from engine.measure import compare
 from engine.receipts import Trace, largest_difference, receipts, share_done, verdict
 from engine.runner import live_sites, opened
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -106,6 +108,33 @@ def test_an_identical_output_fails(compile_tiny: Compile) -> None:
         judged(compile_tiny("opensora", {"fake": None}, on=tiny), compile_tiny("opensora", on=tiny))
 
 
+def test_a_sampler_that_gives_the_baselines_output_fails() -> None:
+    """The same time steps, once as a spacing and once as a list: other settings, and the same samples."""
+    with pytest.raises(NoEffect, match="`ddim` gives exactly the output of the baseline's `ddim`") as caught:
+        compared({"ddim": {"timesteps": [875, 750, 625, 500, 375, 250, 125, 0]}}, {"ddim": {"steps": 8}})
+    assert "give one of them another number of `steps`" in str(caught.value)
+
+
+def test_predictions_and_macs_of_both_sides_are_counted() -> None:
+    done = compared({"dpm_solver_pp": {"steps": 3}}, {"ddim": {"steps": 6, "eta": 1.0}})
+    plain = done["baseline"]
+    assert (done["steps"], done["planned_steps"], plain["steps"], plain["planned_steps"]) == (3, 3, 6, 6)
+    assert (done["macs"], plain["macs"]) == (done["planned_macs"], plain["planned_macs"])
+    assert plain["macs"] == 2 * done["macs"] > 0
+    assert (done["fresh_noise"], plain["fresh_noise"]) == (0, 5), "none in the step that ends clean"
+    assert not done["output_identical"] and done["techniques"] == {}
+
+
+def compared(sampler: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """Receipts of a tiny run of one sampler against another."""
+    request = tiny_request("dit", [], sampler=sampler)
+    spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": {"sampler": baseline}})
+    run, plain = compile_both(replace(request, spec=spec), BACKBONES["dit"].tiny())
+    found = compare(run, plain, 1, lambda _what, _steps: lambda: None).receipts
+    verdict(found, run)
+    return found
+
+
 def test_matching_no_site_is_refused_before_the_run(compile_tiny: Compile) -> None:
     with pytest.raises(InvalidInput, match="`fake` matches no site"):
         compile_tiny("opensora", {"fake": {"behaviour": "matches nothing"}})
@@ -155,6 +184,64 @@ def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_
     kinds = done["techniques"]["fake"]["kinds"]["feed_forward"]
     assert kinds["done"] == kinds["planned"] == {"full": 2 * 4 + 2 * 2, "reused": 4 * 8 - 12}
     assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
+
+
+class Exact(Fake):
+    """A technique for tests whose output may be the plain one (arXiv 0000.00002)."""
+
+    slug = "exact"
+
+    def exact(self, run: RunShape) -> bool:
+        return True
+
+
+def test_an_identical_output_is_no_failure_of_an_exact_technique(compile_tiny: Compile) -> None:
+    with registry.adding(Exact):
+        compiled, trace = compile_tiny("opensora", {"exact": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        verdict(receipts(compiled, sites, trace, 0.0), compiled)
+
+
+class Halves(Technique):
+    """Computes on half of the tokens, from the blocks inwards (arXiv 0000.00003)."""
+
+    slug = "halves"
+    family = "parallel"
+    stage = Stage.PLACE
+    requires = frozenset({SiteKind.FEED_FORWARD})
+
+    def attach(self, sites: Sites) -> None:
+        sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
+        sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden[:, ::2]).repeat_interleave(2, dim=1))
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(0.5 if site.kind is SiteKind.BLOCK else 1.0, (site.context_macs + 1) // 2)
+
+
+def test_a_share_inside_a_share_counts_once(compile_tiny: Compile) -> None:
+    """The feed-forward gets half of the tokens because its block does, not half of that half."""
+    with registry.adding(Halves):
+        compiled, trace = compile_tiny("dit", {"halves": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        done = receipts(compiled, sites, trace, 1.0)
+    assert done["techniques"]["halves"]["as_planned"]
+    assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-9)
+
+
+def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
+    compiled = compile_tiny("opensora", {"fake": None})
+    good = {"as_planned": True, "latents": "a"}
+    receipt = {"techniques": {"fake": {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1},
+                                       "modules_replaced": 0}}, "output_identical": False}  # fmt: skip
+    verdict({**receipt, "ranks": [good, good]}, compiled)
+    with pytest.raises(NoEffect, match="rank 1 did something other than its plan"):
+        verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
+    with pytest.raises(NoEffect, match="the ranks ended with different latents"):
+        verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
 
 
 def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
