@@ -166,7 +166,7 @@ def _kind_receipt(
         "sites": len(members),
         **plans,
         "done": dict(sorted(sum(done, Counter[str]()).items())),
-        "tokens_recomputed": sum(step.evaluated[site.name] for step in trace.steps for site in members),
+        "tokens_recomputed": round(sum(step.evaluated[site.name] for step in trace.steps for site in members)),
         "full_partial_reused_by_step": ["/".join(f"{step[label]}" for label in LABELS) for step in done],
     }
 
