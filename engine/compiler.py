@@ -83,6 +83,11 @@ class Compiled:
     sampler: Technique
     entries: tuple[Entry, ...]
 
+    @property
+    def processes(self) -> int:
+        """Processes that run it together."""
+        return processes_of(self.entries)
+
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
     """The accelerated side. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
@@ -267,9 +272,11 @@ def match(draft: Draft) -> None:
     draft.sites = draft.backbone.sites(draft.run) if any(swapped.values()) else draft.plain_sites
     for entry in fitting:
         technique = entry.technique
-        view = Sites(draft.sites)
+        view = Sites(draft.sites, draft.run)
         technique.attach(view)
         entry.wraps = view.wraps
+        for rule, remedy in view.refusals:
+            draft.report(f"`{technique.slug}`: {rule}", remedy, *entry.path)
         if not entry.wraps and not swapped[technique.slug]:
             draft.report(
                 f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
@@ -378,6 +385,32 @@ def schedule(draft: Draft) -> None:
                     *entry.path,
                 )
                 break
+    _stop(draft)
+    for index, entry in enumerate(draft.entries):
+        for other in draft.entries[:index]:
+            reason = branch_conflict(other, entry)
+            if reason:
+                draft.report(reason, "keep one of the two", *entry.path)
+
+
+def branch_conflict(first: Entry, second: Entry) -> str | None:
+    """Why one of two techniques cannot have the branches it needs, in one sentence, or None."""
+    for needs, drops in ((first, second), (second, first)):
+        for index, (here, there) in enumerate(zip(needs.phases, drops.phases, strict=True)):
+            if here.branches is None or there.branches is None:
+                continue
+            lost = set(here.branches) - set(there.branches)
+            if lost:
+                return (
+                    f"`{needs.technique.slug}` needs the branch {min(lost)} at step {index}, which "
+                    f"`{drops.technique.slug}` leaves out"
+                )
+    return None
+
+
+def processes_of(entries: Sequence[Entry]) -> int:
+    """Processes that techniques need together."""
+    return max((entry.technique.processes() for entry in entries), default=1)
 
 
 def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Branch, ...]:
@@ -570,6 +603,9 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 def _notes(draft: Draft) -> list[str]:
     assert draft.backbone is not None
     notes = list(draft.backbone.notes)
+    processes = processes_of(draft.entries)
+    if processes > 1:
+        notes.append(f"runs on {processes} processes, each with the whole model; MACs and held bytes are those of one")
     if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
     assert draft.sampler is not None

@@ -8,8 +8,9 @@ a setting that would fire.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from engine.compiler import Compiled, Entry, shares_of
 from engine.cost import measured_macs
-from engine.errors import NoEffect, Problem
+from engine.errors import NoEffect, Place, Problem
 from engine.sites import Site, SiteKind
 from engine.step import Phase
 
@@ -61,29 +62,29 @@ class Trace:
         return counted
 
     def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
-        """An innermost call: `out` is [rows, tokens, channels], or a picture, or heads and sequences of a kernel.
+        """An innermost call: counted are the places of its output, tokens or those of a picture.
 
-        A picture [rows, channels, h, w] is evaluated whole, whatever its resolution. A kernel's share is that of its
-        products: fewer queries and fewer keys both count.
+        A kernel's share is that of its products: fewer queries and fewer keys both count. Of calls of the whole model
+        rows are counted, and a step is one.
         """
         result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
             done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
-        elif result.ndim == 4 and site.tokens:
-            done = site.tokens * result.shape[0]
+        elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
+            done = hidden.shape[0] if site.kind is SiteKind.MODEL else self.steps[-1].rows
         else:
-            done = result.shape[0] * result.shape[1]
+            done = result.numel() / site.width if site.width else result.shape[0] * result.shape[1]
         self.steps[-1].evaluated[site.name] += done
 
 
 def share_done(step: StepTrace, site: Site) -> float:
-    """Share of a site's tokens that a prediction evaluated."""
-    return step.evaluated[site.name] / max(1, step.rows * site.tokens)
+    """Share of a site's tokens that a prediction evaluated; of its rows where it has no tokens."""
+    return step.evaluated[site.name] / (step.rows * max(1, site.tokens))
 
 
 def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     """MACs of the whole run from what was evaluated, with the same cost a site as the plan uses."""
-    wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps if site.tokens}
+    wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps}
     total = 0.0
     for index, step in enumerate(trace.steps):
         shares = {name: share_done(step, site) for name, site in wrapped.items()}
@@ -165,7 +166,7 @@ def _kind_receipt(
         "sites": len(members),
         **plans,
         "done": dict(sorted(sum(done, Counter[str]()).items())),
-        "tokens_recomputed": sum(step.evaluated[site.name] for step in trace.steps for site in members),
+        "tokens_recomputed": round(sum(step.evaluated[site.name] for step in trace.steps for site in members)),
         "full_partial_reused_by_step": ["/".join(f"{step[label]}" for label in LABELS) for step in done],
     }
 
@@ -190,9 +191,28 @@ def _label(share: float) -> str:
     return "full" if share >= 1 - ROUNDING else "partial" if share > 0 else "reused"
 
 
+def rank_receipt(receipt: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+    """What one of several ranks did, and a digest of the latents it ended with."""
+    return {
+        "macs": receipt["macs"],
+        "held_bytes": receipt["held_bytes"],
+        "as_planned": all(entry["as_planned"] for entry in receipt["techniques"].values()),
+        "latents": hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16],
+    }
+
+
+def _rank_problems(ranks: Sequence[Mapping[str, Any]], place: Place) -> Iterator[Problem]:
+    for rank, done in enumerate(ranks):
+        if not done["as_planned"]:
+            yield Problem(f"rank {rank} did something other than its plan", "report this", place)
+    if len({done["latents"] for done in ranks}) > 1:
+        remedy = "use the same PyTorch and devices of one kind for all ranks"
+        yield Problem("the ranks ended with different latents, though all compute the same", remedy, place)
+
+
 def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
     """Raise `NoEffect` when a technique did nothing, decided on non-finite numbers, or left its plan."""
-    problems = []
+    problems = list(_rank_problems(receipt.get("ranks", ()), compiled.request.value.at(("techniques",))))
     for entry in compiled.entries:
         technique, place = entry.technique, compiled.request.value.at(entry.path)
         slug, done = technique.slug, receipt["techniques"][technique.slug]
@@ -216,7 +236,8 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             problems.append(
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
-    if receipt["output_identical"] and not problems:
+    exact = bool(compiled.entries) and all(entry.technique.exact(compiled.run) for entry in compiled.entries)
+    if receipt["output_identical"] and not exact and not problems:
         problems += _without_effect(compiled)
     if problems:
         raise NoEffect(problems)

@@ -141,6 +141,14 @@ class Technique(BaseModel):
         """What is left of `site` in `phase`; must agree with what `attach` does."""
         return KEEP_ALL
 
+    def processes(self) -> int:
+        """Processes that must run it together, one device each."""
+        return 1
+
+    def exact(self, run: RunShape) -> bool:
+        """Whether it gives the plain model's output but for rounding, so that an identical one is no failure."""
+        return False
+
     def check(self, run: RunShape) -> list[tuple[str, str]]:
         """What is wrong with these parameters for this run: (rule, remedy)."""
         return []

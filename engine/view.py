@@ -93,7 +93,10 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     names = " + ".join(report["techniques"]) or " against ".join(
         next(iter(side["sampler"])) for side in (report, plain)
     )
-    table = Table(title=f"{names} on {report['backbone']} ({report['environment']['device']}, {report['dtype']})")
+    processes = report["environment"].get("processes", 1)
+    ranks = f" x {processes} processes" if processes > 1 else ""
+    device = f"{report['environment']['device']}{ranks}, {report['dtype']}"
+    table = Table(title=f"{names} on {report['backbone']} ({device})")
     for column in ("", "baseline", "accelerated", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
 
@@ -104,7 +107,12 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     row("  spread", f"{plain['spread']:.3f} s", f"{fast['spread']:.3f} s")
     many, few = receipts["baseline"]["steps"], receipts["steps"]
     row("predictions", str(many), str(few), f"{many / few:.2f}x")
-    row("MACs", macs(report["baseline_macs"]), macs(report["macs"]), f"{report['macs_ratio']:.2f}x")
+    row(
+        "MACs" if processes == 1 else "MACs of a process",
+        macs(report["baseline_macs"]),
+        macs(report["macs"]),
+        f"{report['macs_ratio']:.2f}x",
+    )
     row("realised fraction", "", "", f"{report['realised_fraction']:.2f}")
     row("peak memory", size(plain["peak_bytes"]), size(fast["peak_bytes"]))
     psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"

@@ -26,8 +26,16 @@ from engine.step import Branch, RunShape
 from engine.technique import Stage, Technique
 
 MAX_LINES = 180
+
+
+def on_ranks(cls: type[Technique]) -> list[pytest.MarkDecorator]:
+    """A technique that needs several processes is tested in as many, each of which runs the test."""
+    needed = cls.model_validate({}).processes()
+    return [pytest.mark.ranks(needed)] if needed > 1 else []
+
+
 CASES = [
-    pytest.param(cls, backbone, id=f"{slug}-{backbone}")
+    pytest.param(cls, backbone, id=f"{slug}-{backbone}", marks=on_ranks(cls))
     for slug, cls in sorted(TECHNIQUES.items())
     if cls.stage is not Stage.TRAJECTORY
     for backbone in backbones_with(cls.requires)
@@ -179,8 +187,8 @@ def test_counted_flops_are_the_analytic_ones(cls: type[Technique], backbone: str
 
 @on_tiny
 def test_compiles_into_as_many_graphs_as_phases(cls: type[Technique], backbone: str, compile_tiny: Compile) -> None:
-    if cls.dynamic:
-        pytest.skip("data decides: exempt")
+    if cls.dynamic or cls.model_validate({}).processes() > 1:
+        pytest.skip("data decides, or the backend's collectives take part, which no graph holds: exempt")
     from torch._dynamo.testing import CompileCounter
 
     compiled, counter = compile_tiny(backbone, {cls.slug: None}), CompileCounter()

@@ -167,7 +167,7 @@ def sites_of_block(
     assert isinstance(block, OpenBlock)
     tokens, width = math.prod(place["grid"]), block.dim
     facts: dict[str, Any] = {**place, "width": width}
-    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **facts)
+    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, context_macs=modulation, **facts)
     attentions = [("opened_attn1", kind, block.opened_attn1, block.attn1, tokens, keys, 0, along)]
     gated = {"opened_attn1": block.gated_attn1}
     if block.attn2 is not None:

@@ -294,7 +294,7 @@ class OpenSora(Backbone):
 
         attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
         return [
-            site("", SiteKind.BLOCK, block, 0),
+            site("", SiteKind.BLOCK, block, 0, token_inputs=("frame_mask",)),
             site(".attn", kind, attend, 4 * tokens * width**2, along=along, gated=block.gated_attn),
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
             site(

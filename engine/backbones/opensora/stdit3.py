@@ -114,9 +114,13 @@ class SelfAttention(nn.Module):
         grid: tuple[int, int],
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """hidden [B, N, C], grid (T, S), rotary (cos, sin) [T, d/2] for temporal attention -> [B, N, C], ungated."""
-        batch, _, dim = hidden.shape
-        frames, spots = grid
+        """hidden [B, N, C], grid (T, S), rotary (cos, sin) [T, d/2] for temporal attention -> [B, N, C], ungated.
+
+        Tokens may be those of some of the places only, the same ones in all T frames.
+        """
+        batch, count, dim = hidden.shape
+        frames, _ = grid
+        spots = count // frames
         qkv = self.qkv(modulate(hidden, shift, scale)).view(batch, frames, spots, 3, self.heads, -1)
         # Sequences on the second-last axis: [3, B, T, heads, S, d] within frames, [3, B, S, heads, T, d] along time.
         qkv = qkv.permute(3, 0, 2, 4, 1, 5) if self.temporal else qkv.permute(3, 0, 1, 4, 2, 5)

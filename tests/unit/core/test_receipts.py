@@ -186,6 +186,64 @@ def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_
     assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
 
 
+class Exact(Fake):
+    """A technique for tests whose output may be the plain one (arXiv 0000.00002)."""
+
+    slug = "exact"
+
+    def exact(self, run: RunShape) -> bool:
+        return True
+
+
+def test_an_identical_output_is_no_failure_of_an_exact_technique(compile_tiny: Compile) -> None:
+    with registry.adding(Exact):
+        compiled, trace = compile_tiny("opensora", {"exact": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        verdict(receipts(compiled, sites, trace, 0.0), compiled)
+
+
+class Halves(Technique):
+    """Computes on half of the tokens, from the blocks inwards (arXiv 0000.00003)."""
+
+    slug = "halves"
+    family = "parallel"
+    stage = Stage.PLACE
+    requires = frozenset({SiteKind.FEED_FORWARD})
+
+    def attach(self, sites: Sites) -> None:
+        sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
+        sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden[:, ::2]).repeat_interleave(2, dim=1))
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(0.5 if site.kind is SiteKind.BLOCK else 1.0, (site.context_macs + 1) // 2)
+
+
+def test_a_share_inside_a_share_counts_once(compile_tiny: Compile) -> None:
+    """The feed-forward gets half of the tokens because its block does, not half of that half."""
+    with registry.adding(Halves):
+        compiled, trace = compile_tiny("dit", {"halves": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        done = receipts(compiled, sites, trace, 1.0)
+    assert done["techniques"]["halves"]["as_planned"]
+    assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-9)
+
+
+def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
+    compiled = compile_tiny("opensora", {"fake": None})
+    good = {"as_planned": True, "latents": "a"}
+    receipt = {"techniques": {"fake": {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1},
+                                       "modules_replaced": 0}}, "output_identical": False}  # fmt: skip
+    verdict({**receipt, "ranks": [good, good]}, compiled)
+    with pytest.raises(NoEffect, match="rank 1 did something other than its plan"):
+        verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
+    with pytest.raises(NoEffect, match="the ranks ended with different latents"):
+        verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
+
+
 class Moody(Fake):
     """Reuses when told to, for tests: `rests` stands for what data would decide (arXiv 0000.00004)."""
 

@@ -264,3 +264,13 @@ def test_mean_over_branches() -> None:
     both = Step(branches=(Branch.COND, Branch.UNCOND))
     assert both.mean_over_branches(rows).flatten().tolist() == [3.0, 5.0, 3.0, 5.0]
     assert Step(branches=(Branch.COND,)).mean_over_branches(rows) is rows
+
+
+def test_what_a_memory_keeps_in_other_objects_counts() -> None:
+    class Box:
+        def tensors(self) -> list[Tensor]:
+            return [torch.ones(3), torch.ones(2)]
+
+    memory = Memory()
+    memory.box, memory.own, memory.note = Box(), torch.ones(1), "no tensor"
+    assert memory.nbytes() == 4 * 6
