@@ -105,7 +105,7 @@ class Walk:
 
     def _residual(self, layer: Layer, inside: str, side: Side, skip: str) -> Iterator[Site]:
         block = layer.module
-        self.width = block.out_channels
+        self.width = block.conv2.out_channels
         place = self._place("residual")
         projection = 0 if block.time_emb_proj is None else block.time_emb_proj.weight.numel()
         yield Site(layer.name, SiteKind.BLOCK, block, inside, macs=projection, side=side, skip=skip, **place)
@@ -126,7 +126,7 @@ class Walk:
             yield from self._text_block(f"{layer.name}.transformer_blocks.{index}", block, layer.name, side)
 
     def _text_block(self, name: str, block: Any, inside: str, side: Side) -> Iterator[Site]:
-        place: dict[str, Any] = {**self._place("text"), "width": block.dim, "side": side}
+        place: dict[str, Any] = {**self._place("text"), "width": block.ff.net[2].out_features, "side": side}
         yield Site(name, SiteKind.BLOCK, block, inside, **place)
         own, text = positions(self.grid), self.run.text_tokens
         for kind, layer, norm, rows, context in (
@@ -183,8 +183,9 @@ def _halved(grid: Grid, padding: int) -> Grid:
 def _width_behind(layers: Sequence[Layer], width: int) -> int:
     """Channels behind `layers`, which attentions keep."""
     for layer in layers:
-        if layer.role != "attention":
-            width = layer.module.out_channels
+        conv = layer.module.conv2 if layer.role == "residual" else getattr(layer.module, "conv", None)
+        if isinstance(conv, nn.Conv2d):
+            width = conv.out_channels
     return width
 
 
