@@ -130,13 +130,16 @@ class At:
     """Where an around stands: its technique's phase, the step, the site, and its memory there.
 
     `memory` belongs to this technique and this site; `shared` to this technique and the enclosing block, so that
-    what attention saw can steer the feed-forward of the same block.
+    what attention saw can steer the feed-forward of the same block; `common` to this technique alone, at all sites.
     """
 
-    __slots__ = ("_track", "memory", "shared", "site", "step")
+    __slots__ = ("_track", "common", "memory", "shared", "site", "step")
 
-    def __init__(self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory) -> None:
+    def __init__(
+        self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory, common: Memory | None = None
+    ) -> None:
         self.site, self.step, self.memory, self.shared = site, step, memory, shared
+        self.common = common or Memory()
         self._track = track
 
     @property
@@ -182,7 +185,8 @@ class Call:
 
 
 Around = Callable[[Call, Tensor, At], Any]
-Observer = Callable[[Site, Tensor], None]
+Observer = Callable[[Site, Tensor, Mapping[str, Any], Any], None]
+"""Told of every innermost call: its site, its input, its other inputs, its output."""
 
 
 class Sites:
@@ -204,6 +208,10 @@ class Sites:
     def wrap(self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None) -> None:
         """Put `around` around every site of `kind` (for which `where` holds)."""
         self.wraps += [(site, around) for site in self.of(kind) if where is None or where(site)]
+
+    def watch(self, kind: SiteKind, where: Callable[[Site], bool] | None = None) -> None:
+        """Let plan and receipts ask for the sites of `kind`: what reaches them changes, their calls do not."""
+        self.wrap(kind, _unchanged, where)
 
 
 @dataclass
@@ -234,13 +242,8 @@ class Attachment:
         for layer in self.layers:
             for site, around in layer.wraps:
                 block = _enclosing_block(site.name, enclosing, blocks)
-                at = At(
-                    site,
-                    self.step,
-                    layer.track,
-                    self._memory(layer.track.owner, site.name),
-                    self._memory(layer.track.owner, f"{block}:shared"),
-                )
+                places = (site.name, f"{block}:shared", ":common")
+                at = At(site, self.step, layer.track, *(self._memory(layer.track.owner, place) for place in places))
                 wrapped.setdefault(site.name, []).append((around, at))
         for name, layers in wrapped.items():
             module = by_name[name].module
@@ -290,9 +293,10 @@ def compose(
     names = list(inspect.signature(forward).parameters)[1:]
 
     def innermost(hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
+        out = forward(hidden, **inputs)
         if observer is not None:
-            observer(site, hidden)
-        return forward(hidden, **inputs)
+            observer(site, hidden, inputs, out)
+        return out
 
     run: Run = innermost
     for around, at in layers:
@@ -302,6 +306,10 @@ def compose(
         return run(hidden, {**dict(zip(names, args, strict=False)), **kwargs})
 
     return wrapped
+
+
+def _unchanged(call: Call, hidden: Tensor, at: At) -> Any:
+    return call(hidden)
 
 
 def _wrap(inner: Run, around: Around, at: At, site: Site) -> Run:
