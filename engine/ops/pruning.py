@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are kept or removed everywhere at once.
+    """Channels that are kept or removed everywhere at once; named after the first layer that makes them.
 
     Norms and attention heads cut them into `blocks` equal runs, from each of which the same number has to stay.
     """
@@ -89,7 +89,8 @@ def dependency_groups(model: nn.Module, call: Callable[[], Tensor], heads: Mappi
         graph.build_dependency(model, (), forward_fn=lambda _model, _inputs: call(), verbose=False)
     last = [layer for layer, node in graph.module2node.items() if not node.outputs]
     found = (_group(_joined(graph, group), layers, heads) for group in graph.get_all_groups(ignored_layers=last))
-    return [group for group in found if group is not None]
+    order = list(layers.values()).index
+    return sorted((group for group in found if group is not None), key=lambda group: order(group.name))
 
 
 def _joined(graph: Any, group: Any) -> Any:
@@ -108,7 +109,7 @@ def _joined(graph: Any, group: Any) -> Any:
 def _group(found: Any, layers: Mapping[nn.Module, str], heads: Mapping[str, int]) -> Group | None:
     """A group of the graph in our terms; None where a tensor that is no layer's belongs to it."""
     roots = {root: channel for channel, root in enumerate(sorted(set(found[0].root_idxs)))}
-    members, blocks = [], []
+    members, blocks, makers = [], [], []
     for item in found:
         module: nn.Module = item.dep.target.module
         if isinstance(module, nn.Parameter) or (isinstance(module, KINDS) and module not in layers):
@@ -119,11 +120,16 @@ def _group(found: Any, layers: Mapping[nn.Module, str], heads: Mapping[str, int]
         side: Side = "out" if norm or "out" in item.dep.handler.__name__ else "in"
         channels = torch.tensor([roots[root] for root in item.root_idxs])
         members.append(Member(layers[module], side, torch.tensor(item.idxs), channels))
-        blocks.append(module.num_groups if isinstance(module, nn.GroupNorm) else 1)
-        blocks.append(heads.get(layers[module], 1) if side == "out" else 1)
+        if isinstance(module, nn.GroupNorm):
+            blocks.append(int(module.num_groups))
+        elif side == "out" and not norm:
+            makers.append(layers[module])
+            blocks.append(heads.get(layers[module], 1))
+    order = list(layers.values()).index  # the graph's own order is not always the same
+    members.sort(key=lambda member: (order(member.layer), member.side))
     width, parts = len(roots), math.lcm(*blocks)
     # A norm over two groups whose own channels its parts do not divide: these stay as they are.
-    return Group(members[0].layer, width, parts if width % parts == 0 else width, tuple(members))
+    return Group(min(makers, key=order), width, parts if width % parts == 0 else width, tuple(members))
 
 
 def taylor_importance(group: Group, layers: Mapping[str, nn.Module], gradients: Mapping[str, Tensor]) -> Tensor:
@@ -192,16 +198,16 @@ def parameters_of(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def resized(layer: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> nn.Module:
-    """A layer like `layer` with those `parameters` that are called `name`.weight and so on; `layer` stays as it is."""
+    """A layer like `layer` with copies of those `parameters` that are called `name`.weight and so on."""
     twin = copy.copy(layer)
-    twin._parameters = {
-        own: None if value is None else nn.Parameter(parameters[f"{name}.{own}"].to(value), requires_grad=False)
-        for own, value in layer._parameters.items()
-    }
+    twin._parameters = dict(layer._parameters)
+    for own, value in layer.named_parameters(recurse=False):
+        copied = parameters[f"{name}.{own}"].to(value, copy=True)
+        twin._parameters[own] = nn.Parameter(copied, requires_grad=False)
     shape = tuple(parameters[f"{name}.weight"].shape)
     if isinstance(layer, nn.LayerNorm):
         twin.normalized_shape = shape  # type: ignore[assignment]
         return twin
-    for attribute, length in zip(next(SIZES[kind] for kind in SIZES if isinstance(layer, kind)), shape, strict=False):
+    for attribute, length in zip(next(SIZES[kind] for kind in KINDS if isinstance(layer, kind)), shape, strict=False):
         setattr(twin, attribute, length)
     return twin
