@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled, compile_both
+from engine.compiler import Compiled, compares_nothing, compile_both
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.measure import Comparison, Progress, check_memory, choose_device, compare
 from engine.parallel import Gang, Launch, device_of, joined, torchrun
@@ -67,7 +67,9 @@ def execute(wish: Wish, view: View) -> tuple[dict[str, Any], Path] | None:
     """
     request = load_spec(wish.spec, profile=wish.profile, changes=wish.changes)
     compiled, plain = compile_both(request)
-    baseline, launch = plain if wish.baseline else None, Launch.of_environment()
+    # A plain model's run has nothing to be compared with.
+    baseline = plain if wish.baseline and not compares_nothing(compiled, plain) else None
+    launch = Launch.of_environment()
     check_processes(compiled, baseline, launch, wish)
     device = device_of(choose_device(wish.device), launch)
     with joined(launch, device, wish.timeout) as ranks:

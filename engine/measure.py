@@ -20,8 +20,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
 from engine.parallel import gang
-from engine.receipts import Trace, largest_difference, rank_receipt, receipts
+from engine.receipts import Trace, largest_difference, rank_receipt, receipts, spent
 from engine.runner import Opened, live_sites, opened, seeds_of
+from engine.sites import Site
 
 DEVICES = ("auto", "cpu", "cuda")
 Progress = Callable[[str, int], Callable[[], None]]
@@ -57,29 +58,27 @@ class Comparison:
 
 
 def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
-    """Warm both sides once (the accelerated one traced for its receipts), then time them in turn.
+    """Warm both sides once, traced for their receipts, then time them in turn.
 
     Of several ranks the first runs the baseline alone while the others wait, unless that needs them too; it alone has
     the baseline's side, and its times are those of the run.
     """
-    seeds, steps, ranks = seeds_of(accelerated), accelerated.run.steps, gang()
+    seeds, ranks = seeds_of(accelerated), gang()
     plain_here = baseline if baseline is not None and (ranks.lead or baseline.processes > 1) else None
     sides: dict[str, Side] = {}
+    spent_there: dict[str, Any] = {}
     if plain_here is not None:
-        with opened(plain_here) as plain, peak_memory(plain) as peak:
-            latents = plain.generate(seeds, progress("warm-up, baseline", plain_here.run.steps))
-        sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
+        tick = progress("warm-up, baseline", plain_here.run.steps)
+        sides["baseline"], sites, trace = traced(plain_here, tick)
+        spent_there = {"baseline": spent(plain_here, sites, trace)}
     ranks.wait()
-    trace = Trace()
-    with opened(accelerated, trace) as traced, peak_memory(traced) as peak:
-        latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
-        sites = live_sites(accelerated, traced.call)
-    sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
+    tick = progress("warm-up, accelerated", accelerated.run.steps)
+    sides["accelerated"], sites, trace = traced(accelerated, tick)
     found: dict[str, Any] = {}
     if baseline is not None:
         compared = sides.get("baseline", sides["accelerated"])
         difference = largest_difference(sides["accelerated"].latents, compared.latents)
-        found = receipts(accelerated, sites, trace, difference)
+        found = receipts(accelerated, sites, trace, difference) | spent_there
         if ranks.world > 1:
             found["ranks"] = ranks.all(rank_receipt(found, sides["accelerated"].latents))
     for repeat in range(repeats):
@@ -89,9 +88,18 @@ def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, prog
                 continue
             with opened(compiled) as side:
                 tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
-                latents, seconds = side.timed(seeds, tick)
+                _, seconds = side.timed(seeds, tick)
             sides[name].seconds.append(seconds)
     return Comparison(sides["accelerated"], sides.get("baseline"), found)
+
+
+def traced(compiled: Compiled, tick: Callable[[], None]) -> tuple[Side, list[Site], Trace]:
+    """One run with its peak memory, the model's sites and a trace of what was evaluated."""
+    trace = Trace()
+    with opened(compiled, trace) as side, peak_memory(side) as peak:
+        latents = side.generate(seeds_of(compiled), tick)
+        sites = live_sites(compiled, side.call)
+    return Side(latents, peak_bytes=peak.bytes), sites, trace
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -48,10 +48,11 @@ class Site:
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
     here and in no inner site; `context_macs` of them go to text, time or class, however many tokens are evaluated.
-    `token_inputs` names the other inputs that may carry one row a token. In a UNet, `side` says on which path the site
-    lies, and `skip` names the site whose output is joined to this one's input, behind its channels (a STAGE gets
-    nothing else). A convolution reads `reach` rows of `row_values` numbers above and below those it is given: its
-    inputs `above` and `below`, zeros where they are not given.
+    `token_inputs` names the other inputs that may carry one row a token. Where the block multiplies the output by a
+    gate before adding it to its tokens, `gated` is the module around both, with the input `gate`. In a UNet, `side`
+    says on which path the site lies, and `skip` names the site whose output is joined to this one's input, behind its
+    channels (a STAGE gets nothing else). A convolution reads `reach` rows of `row_values` numbers above and below those
+    it is given: its inputs `above` and `below`, zeros where they are not given.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Site:
     skip: str = ""
     reach: tuple[int, int] = (0, 0)
     row_values: int = 0
+    gated: nn.Module | None = None
 
     @property
     def tokens(self) -> int:
@@ -245,9 +247,16 @@ class Sites:
         """The site that `site` lies in."""
         return self._by_name[site.inside]
 
-    def wrap(self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None) -> None:
-        """Put `around` around every site of `kind` (for which `where` holds)."""
-        self.wraps += [(site, around) for site in self.of(kind) if where is None or where(site)]
+    def wrap(
+        self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None, *, gated: bool = False
+    ) -> None:
+        """Put `around` around every site of `kind` (for which `where` holds).
+
+        `gated` puts it around the output times its gate, where there is one: further out than every other wrap there.
+        """
+        for site in self.of(kind):
+            if where is None or where(site):
+                self.wraps.append((replace(site, module=site.gated) if gated and site.gated else site, around))
 
     def refuse(self, rule: str, remedy: str) -> None:
         """Say why the technique cannot work with these sites; the compiler reports it."""
@@ -281,18 +290,20 @@ class Attachment:
         """Set `forward` of every wrapped module in place; the module tree and state dict keep their names."""
         enclosing = {site.name: site.inside for site in self.sites}
         blocks = {site.name for site in self.sites if site.kind is SiteKind.BLOCK}
-        wrapped: dict[str, list[tuple[Around, At]]] = {}
-        by_name = {site.name: site for site in self.sites}
+        wrapped: dict[nn.Module, list[tuple[Around, At]]] = {}
         for layer in self.layers:
             for site, around in layer.wraps:
                 block = _enclosing_block(site.name, enclosing, blocks)
                 places = (site.name, f"{block}:shared", ":common")
                 at = At(site, self.step, layer.track, *(self._memory(layer.track.owner, place) for place in places))
-                wrapped.setdefault(site.name, []).append((around, at))
-        for name, layers in wrapped.items():
-            module = by_name[name].module
+                wrapped.setdefault(site.module, []).append((around, at))
+        own = {site.name: site.module for site in self.sites}
+        for module, layers in wrapped.items():
+            site = layers[0][1].site
+            # The observer is told of a call once, where it is innermost.
+            observed = module is own[site.name] or own[site.name] not in wrapped
             self._replaced.append((module, module.__dict__.get("forward")))
-            module.forward = compose(by_name[name], module.forward, layers, self.observer)
+            module.forward = compose(site, module.forward, layers, self.observer if observed else None)
 
     def detach(self) -> None:
         """Undo `attach` and drop all memories; safe to call twice."""

@@ -106,6 +106,11 @@ class Technique(BaseModel):
         """A phase for every step, decided before the run."""
         return [FULL] * run.steps
 
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        """The cheapest and the dearest course of a run, in phases that `share` knows; data may decide between them."""
+        phases = self.schedule(run)
+        return phases, phases
+
     def attach(self, sites: Sites) -> None:
         """Wrap calls."""
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from engine.plan import Plan
+from engine.receipts import LABELS, as_planned, planned_range
 
 
 def macs(value: float) -> str:
@@ -76,10 +77,22 @@ class RunView:
         self.console.print(f"wrote {where}", soft_wrap=True)
 
 
+JUDGED = (
+    ("object_seen", "object recognised", "{:.0%}"),
+    ("direction_seen", "direction recognised", "{:.0%}"),
+    ("prompt_accuracy", "prompt accuracy", "{:.0%}"),
+    ("frechet_distance", "Frechet distance to the picture set", "{:.2f}"),
+)
+"""What judges say: its name, its label, its format."""
+
+
 def comparison_table(report: Mapping[str, Any]) -> Table:
     """Baseline and accelerated beside each other."""
     plain, fast = report["baseline"], report["accelerated"]
-    names = " + ".join(report["techniques"]) or "plain"
+    receipts = report["receipts"]
+    names = " + ".join(report["techniques"]) or " against ".join(
+        next(iter(side["sampler"])) for side in (report, plain)
+    )
     processes = report["environment"].get("processes", 1)
     ranks = f" x {processes} processes" if processes > 1 else ""
     device = f"{report['environment']['device']}{ranks}, {report['dtype']}"
@@ -92,6 +105,8 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
 
     row("latency, median", f"{plain['seconds']:.3f} s", f"{fast['seconds']:.3f} s", f"{report['speedup']:.2f}x")
     row("  spread", f"{plain['spread']:.3f} s", f"{fast['spread']:.3f} s")
+    many, few = receipts["baseline"]["steps"], receipts["steps"]
+    row("predictions", str(many), str(few), f"{many / few:.2f}x")
     row(
         "MACs" if processes == 1 else "MACs of a process",
         macs(report["baseline_macs"]),
@@ -101,17 +116,18 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     row("realised fraction", "", "", f"{report['realised_fraction']:.2f}")
     row("peak memory", size(plain["peak_bytes"]), size(fast["peak_bytes"]))
     psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"
-    row("PSNR to baseline", "", psnr)
+    row("PSNR to baseline", "", psnr, other_noise(receipts))
     row("SSIM to baseline", "", f"{report['ssim']:.4f}")
-    judged = (
-        ("object_seen", "object recognised"),
-        ("direction_seen", "direction recognised"),
-        ("prompt_accuracy", "prompt accuracy"),
-    )
-    for key, label in judged:
+    for key, label, form in JUDGED:
         if "judge" in plain and plain["judge"].get(key) is not None:
-            row(label, f"{plain['judge'][key]:.0%}", f"{fast['judge'][key]:.0%}")
+            row(label, form.format(plain["judge"][key]), form.format(fast["judge"][key]))
     return table
+
+
+def other_noise(receipts: Mapping[str, Any]) -> str:
+    """Why the sides' outputs are not alike whatever their quality, where a sampler draws fresh noise of its own."""
+    drew = [name for name, side in (("run", receipts), ("baseline", receipts["baseline"])) if side["fresh_noise"]]
+    return f"{' and '.join(drew)} drew fresh noise" if drew else ""
 
 
 def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
@@ -121,21 +137,25 @@ def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
         for column in ("kind", "sites", "full", "partial", "reused", "tokens recomputed", "as planned"):
             table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=column == "kind")
         for kind, entry in technique["kinds"].items():
-            planned, done = entry["planned"], entry["done"]
-            cells = [_counted(done.get(label, 0), planned.get(label, 0)) for label in ("full", "partial", "reused")]
-            agreed = "yes" if planned == done else "no"
+            cells = [_counted(entry["done"].get(label, 0), *planned_range(entry, label)) for label in LABELS]
+            agreed = "yes" if as_planned(entry) else "no"
             table.add_row(kind, str(entry["sites"]), *cells, f"{entry['tokens_recomputed']:,}", agreed)
         yield table
 
 
-def _counted(done: int, planned: int) -> str:
-    return str(done) if done == planned else f"{done} (of {planned})"
+def _counted(done: int, fewest: int, most: int) -> str:
+    if fewest != most:
+        return f"{done} (of {fewest}-{most})"
+    return str(done) if done == most else f"{done} (of {most})"
 
 
 def receipts_summary(receipts: Mapping[str, Any]) -> str:
     """What the receipts say of the whole run."""
+    kinds = [kind for technique in receipts["techniques"].values() for kind in technique["kinds"].values()]
+    planned = "planned at most" if any("planned_at_least" in kind for kind in kinds) else "planned"
     return (
-        f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
+        f"predictions {receipts['steps']} (planned {receipts['planned_steps']}), "
+        f"MACs {macs(receipts['macs'])} ({planned} {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
     )
@@ -156,6 +176,9 @@ def show_plan(console: Console, plan: Plan) -> None:
     for technique in plan.techniques:
         sites = ", ".join(f"{count} {kind}" for kind, count in technique.sites.items())
         console.print(f"  {technique.stage} [bold]{technique.slug}[/bold] at {sites}")
+    if (other := plan.baseline) is not None:
+        names = ", ".join(entry.slug for entry in other.techniques) or "no techniques"
+        console.print(f"compared with {other.steps} steps of [bold]{other.sampler.slug}[/bold] and {names}")
     table = Table(title=f"{len(plan.steps)} steps ({plan.graphs} distinct graphs)")
     for column in ("steps", "noise level", "branches", "phases", "MACs a step"):
         table.add_column(column)
@@ -172,10 +195,17 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(span, level, ", ".join(branches), names, macs(cost_of_step))
     console.print(table)
     console.print(
-        f"MACs: baseline {macs(cost.baseline_macs)}, planned {macs(cost.macs)}, ratio {cost.macs_ratio:.2f}x. "
+        f"MACs: baseline {macs(cost.baseline_macs)}, planned {'at most ' if plan.dynamic else ''}{macs(cost.macs)}, "
+        f"ratio {cost.macs_ratio:.2f}x. "
         f"Memory: weights {size(cost.weight_bytes)}, activations about {size(cost.activation_bytes)}, "
         f"held outputs {size(cost.held_bytes)}."
     )
+    for data in plan.dynamic:
+        least, most = (cost.baseline_macs / value for value in (data.most_macs, data.least_macs))
+        console.print(
+            f"{data.slug}: data decides; {macs(data.least_macs)} to {macs(data.most_macs)}, ratio {least:.2f}x to "
+            f"{most:.2f}x."
+        )
     for note in plan.notes:
         console.print(f"note: {note}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from engine import registry
 from engine.compiler import Compiled, baseline_of, compile_spec
 from engine.cost import Share, kept_macs, measured_macs
 from engine.errors import InvalidInput
+from engine.runner import opened
 from engine.sites import Site, SiteKind, Sites
 from engine.spec import load_spec
 from engine.step import Phase, RunShape
@@ -68,6 +71,16 @@ class Friend(Inner):
     shares_with = frozenset({"inner"})
 
 
+class Deep(Inner):
+    """Of stage REUSE, on cross-attention inside and outside the block of `outer` (arXiv 0000.00000)."""
+
+    slug = "deep"
+    stage = Stage.REUSE
+
+    def attach(self, sites: Sites) -> None:
+        sites.wrap(SiteKind.CROSS_ATTENTION, lambda call, hidden, at: call(hidden))
+
+
 class Banned(Inner):
     """Excluded by `outer` (arXiv 0000.00000)."""
 
@@ -76,7 +89,7 @@ class Banned(Inner):
 
 @pytest.fixture(autouse=True)
 def fakes() -> Iterator[None]:
-    with registry.adding(Outer, Inner, Rival, Friend, Banned):
+    with registry.adding(Outer, Inner, Rival, Friend, Deep, Banned):
         yield
 
 
@@ -130,6 +143,15 @@ def test_two_of_one_stage_on_one_site_conflict(compile_tiny: Compile) -> None:
         compile_tiny("opensora", {"inner": None}, {"rival": None})
 
 
+def test_one_inside_the_other_conflicts_too(compile_tiny: Compile) -> None:
+    """Nobody else may decide whether what a technique of the same stage keeps is computed."""
+    for names in (("outer", "deep"), ("deep", "outer")):
+        with pytest.raises(
+            InvalidInput, match=r"REUSE and `outer` decides whether what `deep` wraps \(cross_attention"
+        ):
+            compile_tiny("opensora", *({name: None} for name in names))
+
+
 def test_unless_one_names_the_other(compile_tiny: Compile) -> None:
     assert len(compile_tiny("opensora", {"inner": None}, {"friend": None}).plan.techniques) == 2
 
@@ -168,6 +190,46 @@ def test_the_baseline_may_have_techniques_and_a_sampler_of_its_own() -> None:
     assert ([entry.slug for entry in changed.plan.techniques], changed.run.steps) == (["fora"], 5)
 
 
+def against(backbone: str, baseline: dict[str, Any], *techniques: dict[str, Any], **options: Any) -> Compiled:
+    """A tiny run compared with `baseline`."""
+    request = tiny_request(backbone, techniques, **options)
+    spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": baseline})
+    return compile_spec(replace(request, spec=spec), BACKBONES[backbone].tiny())
+
+
+def test_a_plan_states_another_baseline_with_the_costs_of_that_ones_own_plan() -> None:
+    plan = against("dit", {"sampler": {"ddim": {"steps": 40}}}, sampler={"dpm_solver_pp": {"steps": 10}}).plan
+    assert plan.baseline is not None
+    assert (plan.baseline.sampler.slug, plan.baseline.steps, plan.baseline.techniques) == ("ddim", 40, [])
+    assert plan.estimate.macs_ratio == 4.0
+    assert plan.estimate.baseline_macs == 4 * plan.estimate.macs
+    assert all(macs["baseline"] == pytest.approx(4 * macs["planned"]) for macs in plan.estimate.kinds.values())
+    assert '"baseline": {' in plan.canonical()
+
+
+def test_techniques_of_a_baseline_count_in_its_costs(compile_tiny: Compile) -> None:
+    fora = compile_tiny("opensora", {"fora": {"interval": 4}}).plan.estimate
+    plan = against("opensora", {"techniques": [{"fora": {"interval": 2}}]}, {"fora": {"interval": 4}}).plan
+    assert plan.baseline is not None and [entry.slug for entry in plan.baseline.techniques] == ["fora"]
+    assert plan.estimate.macs == fora.macs < plan.estimate.baseline_macs < fora.baseline_macs
+    assert plan.estimate.macs_ratio == pytest.approx(plan.estimate.baseline_macs / fora.macs, abs=1e-4)
+
+
+def test_a_plan_without_a_baseline_of_its_own_states_none(compile_tiny: Compile) -> None:
+    plan = compile_tiny("opensora", {"fora": None}).plan
+    assert plan.baseline is None and "baseline" not in json.loads(plan.canonical())
+
+
+@pytest.mark.parametrize("techniques", [[], [{"fora": {"interval": 2}}]])
+def test_a_baseline_that_is_the_run_itself_is_refused(techniques: list[dict[str, Any]]) -> None:
+    baseline = {"sampler": {"rflow": {"steps": 8, "base_size": 16}}, "techniques": techniques}
+    with pytest.raises(
+        InvalidInput, match="the baseline is the run itself: `rflow` with the same parameters"
+    ) as caught:
+        against("opensora", baseline, *techniques)
+    assert "another sampler or more steps" in str(caught.value)
+
+
 def test_profiles_and_changes_apply_on_top_of_one_another() -> None:
     path = ROOT / "specs" / "toca_opensora.yaml"
     request = load_spec(path, profile="scale", changes=["techniques.toca.interval=5", "inputs.height=240"])
@@ -180,3 +242,19 @@ def test_a_spec_outside_the_project_can_extend_a_shipped_base(tmp_path: Path) ->
     spec = tmp_path / "mine.yaml"
     spec.write_text("extends: models/opensora.yaml\ntechniques:\n  - fora: {interval: 2}\n")
     assert compile_spec(load_spec(spec)).plan.techniques[0].slug == "fora"
+
+
+@pytest.mark.parametrize("backbone", ["opensora", "latte"])
+def test_a_run_knows_what_the_model_is_told_of_the_noise(compile_tiny: Compile, backbone: str) -> None:
+    """As its denoiser gets it, so that schedules of a paper's time steps can be made before the run."""
+    tiny, told = BACKBONES[backbone].tiny(), list[float]()
+
+    def hear(_module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        steps = inputs["timestep"] if "timestep" in inputs else args[1]
+        told.append(float(steps[0]))
+
+    compiled = compile_tiny(backbone, on=tiny)
+    with opened(compiled) as side:
+        tiny.model.register_forward_pre_hook(hear, with_kwargs=True)
+        side.generate((1, 2))
+    assert told == pytest.approx(compiled.run.times)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES
+from support import BACKBONES, tiny_request
 from torch import Tensor
 
 from engine import registry
-from engine.compiler import Compiled
+from engine.compiler import Compiled, compile_both
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
+from engine.measure import compare
 from engine.receipts import Trace, largest_difference, receipts, share_done, verdict
 from engine.runner import live_sites, opened
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -104,6 +106,33 @@ def test_an_identical_output_fails(compile_tiny: Compile) -> None:
                 parameter.zero_()
     with pytest.raises(NoEffect, match="the output is identical"):
         judged(compile_tiny("opensora", {"fake": None}, on=tiny), compile_tiny("opensora", on=tiny))
+
+
+def test_a_sampler_that_gives_the_baselines_output_fails() -> None:
+    """The same time steps, once as a spacing and once as a list: other settings, and the same samples."""
+    with pytest.raises(NoEffect, match="`ddim` gives exactly the output of the baseline's `ddim`") as caught:
+        compared({"ddim": {"timesteps": [875, 750, 625, 500, 375, 250, 125, 0]}}, {"ddim": {"steps": 8}})
+    assert "give one of them another number of `steps`" in str(caught.value)
+
+
+def test_predictions_and_macs_of_both_sides_are_counted() -> None:
+    done = compared({"dpm_solver_pp": {"steps": 3}}, {"ddim": {"steps": 6, "eta": 1.0}})
+    plain = done["baseline"]
+    assert (done["steps"], done["planned_steps"], plain["steps"], plain["planned_steps"]) == (3, 3, 6, 6)
+    assert (done["macs"], plain["macs"]) == (done["planned_macs"], plain["planned_macs"])
+    assert plain["macs"] == 2 * done["macs"] > 0
+    assert (done["fresh_noise"], plain["fresh_noise"]) == (0, 5), "none in the step that ends clean"
+    assert not done["output_identical"] and done["techniques"] == {}
+
+
+def compared(sampler: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """Receipts of a tiny run of one sampler against another."""
+    request = tiny_request("dit", [], sampler=sampler)
+    spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": {"sampler": baseline}})
+    run, plain = compile_both(replace(request, spec=spec), BACKBONES["dit"].tiny())
+    found = compare(run, plain, 1, lambda _what, _steps: lambda: None).receipts
+    verdict(found, run)
+    return found
 
 
 def test_matching_no_site_is_refused_before_the_run(compile_tiny: Compile) -> None:
@@ -213,6 +242,68 @@ def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
         verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
     with pytest.raises(NoEffect, match="the ranks ended with different latents"):
         verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
+
+
+class Moody(Fake):
+    """Reuses when told to, for tests: `rests` stands for what data would decide (arXiv 0000.00004)."""
+
+    slug = "moody"
+    dynamic = True
+    rests: bool = True
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        return [Phase("full"), *[Phase("decide")] * (run.steps - 1)]
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        return [Phase("full"), *[Phase("reuse")] * (run.steps - 1)], [Phase("full")] * run.steps
+
+    def around(self, call: Call, hidden: Tensor, at: At) -> Tensor:
+        turn = at.memory.turn = getattr(at.memory, "turn", -1) + 1
+        if at.phase == "full" or turn % 2 == 0 or not self.rests:
+            at.memory.output = call(hidden)
+        return at.memory.output  # type: ignore[no-any-return]
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(float(phase.name != "reuse"), held=site.output_bytes(run))
+
+
+def test_where_data_decides_the_plan_is_a_range(compile_tiny: Compile) -> None:
+    with registry.adding(Moody):
+        compiled = compile_tiny("opensora", {"moody": None})
+        done = judged(compiled)
+    (bounds,) = compiled.plan.dynamic
+    kinds = done["techniques"]["moody"]["kinds"]["feed_forward"]
+    assert kinds["done"] == {"full": 16, "reused": 16}
+    assert (kinds["planned"], kinds["planned_at_least"]) == ({"full": 32}, {"full": 4, "reused": 28})
+    assert bounds.most_macs == compiled.plan.estimate.macs == compiled.plan.estimate.baseline_macs
+    feeds = sum(site.macs for site in compiled.entries[0].sites) * 4
+    assert bounds.most_macs - bounds.least_macs == feeds * 7
+    assert done["macs"] == bounds.most_macs - feeds * 4
+
+
+def test_data_that_never_lets_it_rest_fails_the_run(compile_tiny: Compile) -> None:
+    with (
+        registry.adding(Moody),
+        pytest.raises(
+            NoEffect, match=r"`moody` changed nothing[^>]*-> its data never let it rest: loosen its thresholds"
+        ),
+    ):
+        judged(compile_tiny("opensora", {"moody": {"rests": False}}))
+
+
+class Overdone(Moody):
+    """Says that it computes something in every step, and does not (arXiv 0000.00005)."""
+
+    slug = "overdone"
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        steps = [Phase("full"), Phase("reuse"), *[Phase("full")] * (run.steps - 2)]
+        return steps, [Phase("full")] * run.steps
+
+
+def test_leaving_the_range_fails(compile_tiny: Compile) -> None:
+    with registry.adding(Overdone), pytest.raises(NoEffect, match="something other than its plan"):
+        judged(compile_tiny("opensora", {"overdone": None}))
 
 
 def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
