@@ -73,7 +73,7 @@ class Trace:
         elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
             done = hidden.shape[0] if site.kind is SiteKind.MODEL else self.steps[-1].rows
         else:
-            done = result.numel() / site.width if site.width else result.shape[0] * result.shape[1]
+            done = result.numel() // site.width if site.width else result.shape[0] * result.shape[1]
         self.steps[-1].evaluated[site.name] += done
 
 
