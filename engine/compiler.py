@@ -19,7 +19,7 @@ from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
-from engine.plan import BaselinePlan, Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.plan import BaselinePlan, Estimate, Plan, Range, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, SiteKind, Sites
 from engine.spec import Baseline, ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
@@ -37,6 +37,13 @@ class Entry:
     path: tuple[str | int, ...]
     wraps: list[tuple[Site, Around]] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+    bounds: tuple[list[Phase], list[Phase]] = ([], [])
+    """The cheapest and the dearest course of a run; both are `phases` unless data decides."""
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites it wraps, each once."""
+        return list({site.name: site for site, _ in self.wraps}.values())
 
 
 @dataclass
@@ -75,6 +82,11 @@ class Compiled:
     run: RunShape
     sampler: Technique
     entries: tuple[Entry, ...]
+
+    @property
+    def processes(self) -> int:
+        """Processes that run it together."""
+        return processes_of(self.entries)
 
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
@@ -242,6 +254,8 @@ def bind(draft: Draft, store: Store) -> None:
             facts = facts_of(technique, before, draft.backbone, sampler, draft.run)
             entry.technique = technique.bound(store.load(technique.slug, facts))
         before.append(technique)
+    levels, noise = draft.sampler.technique.times(draft.run), draft.backbone.noise
+    draft.run = replace(draft.run, times=tuple(noise.timestep(level) for level in levels))
 
 
 def match(draft: Draft) -> None:
@@ -258,9 +272,11 @@ def match(draft: Draft) -> None:
     draft.sites = draft.backbone.sites(draft.run) if any(swapped.values()) else draft.plain_sites
     for entry in fitting:
         technique = entry.technique
-        view = Sites(draft.sites)
+        view = Sites(draft.sites, draft.run)
         technique.attach(view)
         entry.wraps = view.wraps
+        for rule, remedy in view.refusals:
+            draft.report(f"`{technique.slug}`: {rule}", remedy, *entry.path)
         if not entry.wraps and not swapped[technique.slug]:
             draft.report(
                 f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
@@ -304,7 +320,7 @@ def check(draft: Draft) -> None:
     _check_process(draft, sampler)
     for index, entry in enumerate(listed):
         for other in [*listed[:index], sampler]:
-            reason = conflict(other, entry)
+            reason = conflict(other, entry, draft.sites)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
 
@@ -323,8 +339,8 @@ def _check_process(draft: Draft, sampler: Entry) -> None:
         )
 
 
-def conflict(first: Entry, second: Entry) -> str | None:
-    """Why two techniques cannot run together, in one sentence, or None."""
+def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
+    """Why two techniques cannot run together, in one sentence, or None. `sites` are all of the model's."""
     one, two = first.technique, second.technique
     for here, there in ((one, two), (two, one)):
         if there.slug in here.excludes:
@@ -333,27 +349,68 @@ def conflict(first: Entry, second: Entry) -> str | None:
         return None
     if two.slug in one.shares_with or one.slug in two.shares_with:
         return None
-    shared = {site.name for site, _ in first.wraps} & {site.name for site, _ in second.wraps}
-    if not shared:
-        return None
-    kinds = sorted({site.kind.value for site, _ in second.wraps if site.name in shared})
-    return (
-        f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and both decide about "
-        f"{len(shared)} sites ({', '.join(kinds)}): only one can own a site"
-    )
+    both = f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and"
+    shared = {site.name for site in first.sites} & {site.name for site in second.sites}
+    if shared:
+        kinds = sorted({site.kind.value for site in second.sites if site.name in shared})
+        return f"{both} both decide about {len(shared)} sites ({', '.join(kinds)}): only one can own a site"
+    inside = {site.name: site.inside for site in sites}
+    for outer, inner in ((first, second), (second, first)):
+        kinds = sorted({site.kind.value for site in inner.sites if _lies_in(site, outer.sites, inside)})
+        if kinds:
+            return (
+                f"{both} `{outer.technique.slug}` decides whether what `{inner.technique.slug}` wraps "
+                f"({', '.join(kinds)}) runs at all: only one can own it"
+            )
+    return None
+
+
+def _lies_in(site: Site, others: Sequence[Site], inside: Mapping[str, str]) -> bool:
+    names, name = {other.name for other in others}, site.inside
+    while name and name not in names:
+        name = inside[name]
+    return bool(name)
 
 
 def schedule(draft: Draft) -> None:
     """Each technique's phase at every step."""
     assert draft.run is not None
     for entry in draft.entries:
-        entry.phases = entry.technique.schedule(draft.run)
-        if len(entry.phases) != draft.run.steps:
-            draft.report(
-                f"`{entry.technique.slug}` schedules {len(entry.phases)} phases for {draft.run.steps} steps",
-                "report this: it is an error in the technique",
-                *entry.path,
-            )
+        entry.phases, entry.bounds = entry.technique.schedule(draft.run), entry.technique.bounds(draft.run)
+        for phases in (entry.phases, *entry.bounds):
+            if len(phases) != draft.run.steps:
+                draft.report(
+                    f"`{entry.technique.slug}` schedules {len(phases)} phases for {draft.run.steps} steps",
+                    "report this: it is an error in the technique",
+                    *entry.path,
+                )
+                break
+    _stop(draft)
+    for index, entry in enumerate(draft.entries):
+        for other in draft.entries[:index]:
+            reason = branch_conflict(other, entry)
+            if reason:
+                draft.report(reason, "keep one of the two", *entry.path)
+
+
+def branch_conflict(first: Entry, second: Entry) -> str | None:
+    """Why one of two techniques cannot have the branches it needs, in one sentence, or None."""
+    for needs, drops in ((first, second), (second, first)):
+        for index, (here, there) in enumerate(zip(needs.phases, drops.phases, strict=True)):
+            if here.branches is None or there.branches is None:
+                continue
+            lost = set(here.branches) - set(there.branches)
+            if lost:
+                return (
+                    f"`{needs.technique.slug}` needs the branch {min(lost)} at step {index}, which "
+                    f"`{drops.technique.slug}` leaves out"
+                )
+    return None
+
+
+def processes_of(entries: Sequence[Entry]) -> int:
+    """Processes that techniques need together."""
+    return max((entry.technique.processes() for entry in entries), default=1)
 
 
 def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Branch, ...]:
@@ -369,22 +426,18 @@ def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Br
 
 
 def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
-    """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination."""
+    """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination.
+
+    Where data decides, a step's MACs are the most it may spend, and the totals those of the dearest course.
+    """
     assert draft.run is not None and draft.backbone is not None and draft.sampler is not None
     run, plain = draft.run, float(sum(site.macs for site in draft.plain_sites))
     times = draft.sampler.technique.times(run)
-    known: dict[Any, tuple[float, Counter[str]]] = {}
-    planned: Counter[str] = Counter()
+    meter = Meter(draft)
     steps = []
     for index in range(run.steps):
         phases = {entry.technique.slug: entry.phases[index] for entry in draft.entries}
-        key = tuple(phases.items())
-        if key not in known:
-            known[key] = _macs_of(draft, phases)
         branches = branches_at(draft.entries, index, run)
-        rows = run.batch * len(branches)
-        per_row, kinds = known[key]
-        planned.update({kind: macs * rows for kind, macs in kinds.items()})
         steps.append(
             StepPlan(
                 index=index,
@@ -392,12 +445,12 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
                 branches=[str(branch) for branch in branches],
                 phases={slug: phase.name for slug, phase in phases.items()},
                 values={slug: phase.value for slug, phase in phases.items() if phase.value is not None},
-                macs=round(per_row * rows),
+                macs=round(sum(meter.macs(index, phases).values())),
             )
         )
     full_rows = run.batch * len(run.branches)
     baseline = plain * full_rows * run.steps
-    total = sum(step.macs for step in steps)
+    planned, total = meter.course()
     per_kind: Counter[str] = Counter()
     for site in draft.plain_sites:
         per_kind[site.kind] += site.macs * full_rows * run.steps
@@ -415,8 +468,39 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     return steps, result
 
 
-def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[str]]:
-    """MACs a row spends in a combination of phases, in all and by kind of site."""
+@dataclass
+class Meter:
+    """MACs of steps; every combination of phases is calculated once."""
+
+    draft: Draft
+    known: dict[Any, Counter[str]] = field(default_factory=dict)
+
+    def macs(self, index: int, phases: Mapping[str, Phase]) -> Counter[str]:
+        """MACs of a step by kind of site, all rows together."""
+        draft, run, key = self.draft, self.draft.run, tuple(phases.items())
+        assert run is not None
+        if key not in self.known:
+            self.known[key] = _macs_of(draft, phases)
+        rows = run.batch * len(branches_at(draft.entries, index, run))
+        return Counter({kind: macs * rows for kind, macs in self.known[key].items()})
+
+    def course(self, cheapest: Entry | None = None) -> tuple[Counter[str], int]:
+        """MACs of the dearest course of the run, by kind and in all; `cheapest` takes its own cheapest one."""
+        assert self.draft.run is not None
+        kinds: Counter[str] = Counter()
+        total = 0
+        for index in range(self.draft.run.steps):
+            courses = {
+                entry.technique.slug: entry.bounds[0 if entry is cheapest else 1] for entry in self.draft.entries
+            }
+            step = self.macs(index, {slug: course[index] for slug, course in courses.items()})
+            kinds.update(step)
+            total += round(sum(step.values()))
+        return kinds, total
+
+
+def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> Counter[str]:
+    """MACs a row spends in a combination of phases, by kind of site."""
     assert draft.run is not None
     kept, added = shares_of(draft.entries, phases, draft.run)
     kinds: Counter[str] = Counter()
@@ -424,7 +508,7 @@ def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[
         only = [site if site.kind is kind else _free(site) for site in draft.sites]
         own = {site.name: added[site.name] for site in only if site.kind is kind and site.name in added}
         kinds[kind] += kept_macs(only, kept, own)  # type: ignore[assignment]
-    return sum(kinds.values()), kinds
+    return kinds
 
 
 def shares_of(
@@ -435,7 +519,7 @@ def shares_of(
     added: dict[str, float] = {}
     for entry in entries:  # the innermost first: what it adds is spent as far as those further out let it run
         phase = phases[entry.technique.slug]
-        for site in {site.name: site for site, _ in entry.wraps}.values():
+        for site in entry.sites:
             share = entry.technique.share(site, phase, run)
             kept[site.name] = kept.get(site.name, 1.0) * share.kept
             added[site.name] = added.get(site.name, 0.0) * share.kept + share.added
@@ -451,8 +535,9 @@ def _held_bytes(draft: Draft) -> int:
     assert draft.run is not None
     total = 0
     for entry in draft.entries:
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            total += max(entry.technique.share(site, phase, draft.run).held for phase in set(entry.phases))
+        phases = {*entry.phases, *entry.bounds[0], *entry.bounds[1]}
+        for site in entry.sites:
+            total += max(entry.technique.share(site, phase, draft.run).held for phase in phases)
     return total
 
 
@@ -488,13 +573,18 @@ def freeze(draft: Draft, estimated: tuple[list[StepPlan], Estimate]) -> Compiled
         techniques=[_technique_plan(entry) for entry in draft.entries],
         steps=steps,
         graphs=len(combinations),
-        dynamic=[entry.technique.slug for entry in draft.entries if entry.technique.dynamic],
+        dynamic=[_range(draft, entry) for entry in draft.entries if entry.technique.dynamic],
         estimate=cost,
         notes=_notes(draft),
     )
     return Compiled(
         plan, draft.request, draft.backbone, draft.inputs, run, draft.sampler.technique, tuple(draft.entries)
     )
+
+
+def _range(draft: Draft, entry: Entry) -> Range:
+    meter = Meter(draft)
+    return Range(slug=entry.technique.slug, least_macs=meter.course(entry)[1], most_macs=meter.course()[1])
 
 
 def _technique_plan(entry: Entry) -> TechniquePlan:
@@ -513,6 +603,9 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 def _notes(draft: Draft) -> list[str]:
     assert draft.backbone is not None
     notes = list(draft.backbone.notes)
+    processes = processes_of(draft.entries)
+    if processes > 1:
+        notes.append(f"runs on {processes} processes, each with the whole model; MACs and held bytes are those of one")
     if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
     assert draft.sampler is not None

@@ -48,6 +48,10 @@ class NoiseSchedule(Protocol):
         """Noise factor."""
         ...
 
+    def timestep(self, t: float) -> float:
+        """The level as the model takes it."""
+        ...
+
     def level(self, half_log_snr: float) -> float:
         """The level of a log(alpha / sigma)."""
         ...
@@ -66,6 +70,10 @@ class RectifiedFlow:
     def sigma(self, t: float) -> float:
         """The level itself."""
         return t
+
+    def timestep(self, t: float) -> float:
+        """Thousandths of the level."""
+        return 1000 * t
 
     def level(self, half_log_snr: float) -> float:
         """1 / (1 + exp(lambda))."""

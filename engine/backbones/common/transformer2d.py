@@ -1,7 +1,8 @@
 """diffusers' transformer block, opened: each sub-layer with the norm and modulation in front of it is one module.
 
 So a sub-layer whose output is reused costs nothing, and a call on some tokens normalises those only; outputs are not
-gated yet. Weights stay where diffusers keeps them, and what a block computes stays the same bit for bit.
+gated yet, and a module around each gates them. Weights stay where diffusers keeps them, and what a block computes
+stays the same bit for bit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from diffusers.models.attention import Attention, BasicTransformerBlock
 from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
+from engine.backbones.common.gated import Gated
 from engine.backbones.common.kernel import AttentionKernel
 from engine.sites import Site, SiteKind
 from engine.step import RunShape
@@ -72,6 +74,8 @@ class OpenBlock(BasicTransformerBlock):
 
     opened_attn1: SubLayer
     opened_ff: SubLayer
+    gated_attn1: Gated
+    gated_ff: Gated
 
     def forward(
         self,
@@ -86,10 +90,10 @@ class OpenBlock(BasicTransformerBlock):
         """hidden_states [B, N, C] -> [B, N, C]; other inputs as diffusers passes them, None where unused."""
         hidden = self.placed(hidden_states)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.modulation(hidden, timestep, class_labels)
-        hidden = gate_attn * self.opened_attn1(hidden, shift_attn, scale_attn) + hidden
+        hidden = self.gated_attn1(hidden, gate_attn, shift=shift_attn, scale=scale_attn) + hidden
         if self.attn2 is not None:
             hidden = self.attn2(hidden, encoder_hidden_states, encoder_attention_mask) + hidden
-        return gate_ff * self.opened_ff(hidden, shift_ff, scale_ff) + hidden
+        return self.gated_ff(hidden, gate_ff, shift=shift_ff, scale=scale_ff) + hidden
 
     def placed(self, hidden: Tensor) -> Tensor:
         """The input [B, N, C], to which a subclass adds position embeddings."""
@@ -111,6 +115,7 @@ def open_blocks(model: nn.Module) -> None:
         if isinstance(module, BasicTransformerBlock):
             assert module.norm_type in NORMS and module.pos_embed is None
             module.opened_attn1, module.opened_ff = SubLayer(module, "attn1"), SubLayer(module, "ff")
+            module.gated_attn1, module.gated_ff = Gated(module, "opened_attn1"), Gated(module, "opened_ff")
             module.__class__ = OpenBlock
         elif isinstance(module, Attention):
             module.kernel = AttentionKernel()
@@ -162,8 +167,9 @@ def sites_of_block(
     assert isinstance(block, OpenBlock)
     tokens, width = math.prod(place["grid"]), block.dim
     facts: dict[str, Any] = {**place, "width": width}
-    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **facts)
+    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, context_macs=modulation, **facts)
     attentions = [("opened_attn1", kind, block.opened_attn1, block.attn1, tokens, keys, 0, along)]
+    gated = {"opened_attn1": block.gated_attn1}
     if block.attn2 is not None:
         cross = SiteKind.CROSS_ATTENTION
         attentions += [("attn2", cross, block.attn2, block.attn2, text_rows, text_rows, text_rows, "all")]
@@ -171,8 +177,10 @@ def sites_of_block(
         path, inner = f"{name}.{own}", attention.to_q.out_features
         per_row, here = 2 * width * inner, {**facts, "along": axis}
         macs = (tokens + rows) * per_row
-        yield Site(path, own_kind, module, name, macs=macs, context_macs=context * per_row, **here)
+        cost: dict[str, Any] = {"macs": macs, "context_macs": context * per_row}
+        yield Site(path, own_kind, module, name, **cost, **here, gated=gated.get(own))
         kernel = f"{name}.{own.removeprefix('opened_')}.kernel"
         yield Site(kernel, SiteKind.KERNEL, attention.kernel, path, macs=2 * tokens * seen * inner, **here)
     weights = sum(layer.weight.numel() for layer in (block.ff.net[0].proj, block.ff.net[2]))
-    yield Site(f"{name}.opened_ff", SiteKind.FEED_FORWARD, block.opened_ff, name, macs=tokens * weights, **facts)
+    facts |= {"macs": tokens * weights, "gated": block.gated_ff}
+    yield Site(f"{name}.opened_ff", SiteKind.FEED_FORWARD, block.opened_ff, name, **facts)

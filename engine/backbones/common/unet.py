@@ -26,6 +26,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from engine.backbones.common.kernel import AttentionKernel
+from engine.backbones.common.strips import open_strips
 from engine.backbones.common.transformer2d import KernelProcessor
 from engine.weights import missing
 
@@ -166,7 +167,8 @@ class OpenUpsample(Upsample2D):
 
 
 def open_unet(model: Any) -> None:
-    """Open the attentions of `model` and give it its `stages`; what it computes, and its state dict, stay the same."""
+    """Open the layers of `model` and give it its `stages`; what it computes, and its state dict, stay the same."""
+    open_strips(model)
     for module in list(model.modules()):
         if isinstance(module, Attention):
             module.kernel = AttentionKernel()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from engine.backbones.common.strips import StripConv2d
 from engine.backbones.common.unet import Layer, OpenPictureAttention, OpenTransformer
 from engine.sites import Site, SiteKind
 from engine.step import RunShape
@@ -51,6 +52,7 @@ class Walk:
         yield self._conv("conv_in", self.model.conv_in, "model", "down")
         yield from self._stage(0, "conv_in")
         yield from self._layers(self.model.last, "model", "up", "conv_in", self.grid)
+        yield self._norm("conv_norm_out", self.model.conv_norm_out, "model", "up", grid=self.grid)
         yield self._conv("conv_out", self.model.conv_out, "model", "up")
 
     def _stage(self, number: int, skip: str) -> Iterator[Site]:
@@ -100,19 +102,26 @@ class Walk:
         return {**place, "grid": self.grid, "width": self.width}
 
     def _conv(self, name: str, conv: Any, inside: str, side: Side, **place: Any) -> Site:
-        settled = {"grid": self.grid, **place, "width": conv.out_channels}
-        return Site(name, SiteKind.CONV, conv, inside, macs=conv_macs(conv, self.grid), side=side, **settled)
+        facts: dict[str, Any] = {"grid": self.grid, **place, "width": conv.out_channels, "side": side}
+        if isinstance(conv, StripConv2d):
+            facts |= {"reach": conv.reach, "row_values": conv.in_channels * self.grid[2] * int(conv.stride[1])}
+        return Site(name, SiteKind.CONV, conv, inside, macs=conv_macs(conv, self.grid), **facts)
+
+    def _norm(self, name: str, norm: Any, inside: str, side: Side, **place: Any) -> Site:
+        facts: dict[str, Any] = {**place, "width": norm.num_channels, "side": side}
+        return Site(name, SiteKind.NORM, norm, inside, **facts)
 
     def _residual(self, layer: Layer, inside: str, side: Side, skip: str) -> Iterator[Site]:
         block = layer.module
         self.width = block.conv2.out_channels
         place = self._place("residual")
         projection = 0 if block.time_emb_proj is None else block.time_emb_proj.weight.numel()
-        yield Site(layer.name, SiteKind.BLOCK, block, inside, macs=projection, side=side, skip=skip, **place)
-        for part in ("conv1", "conv2", "conv_shortcut"):
-            conv = getattr(block, part)
-            if conv is not None:
-                yield self._conv(f"{layer.name}.{part}", conv, layer.name, side, **place)
+        facts: dict[str, Any] = {**place, "side": side, "skip": skip}
+        yield Site(layer.name, SiteKind.BLOCK, block, inside, macs=projection, context_macs=projection, **facts)
+        for part in ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"):
+            module, site = getattr(block, part), self._norm if part.startswith("norm") else self._conv
+            if module is not None:
+                yield site(f"{layer.name}.{part}", module, layer.name, side, **place)
 
     def _transformer(self, layer: Layer, inside: str, side: Side) -> Iterator[Site]:
         """A spatial transformer: its two projections, and its blocks."""
@@ -122,6 +131,7 @@ class Walk:
         place: dict[str, Any] = {"depth": self.counts["depth"], "layer": first, "layers": self.totals["text"]}
         place |= {"grid": self.grid, "width": self.width}
         yield Site(layer.name, SiteKind.BLOCK, module, inside, macs=ends, side=side, **place)
+        yield self._norm(f"{layer.name}.norm", module.norm, layer.name, side, **place)
         for index, block in enumerate(module.transformer_blocks):
             yield from self._text_block(f"{layer.name}.transformer_blocks.{index}", block, layer.name, side)
 
@@ -149,6 +159,7 @@ class Walk:
         yield Site(name, SiteKind.BLOCK, module, inside, **place)
         path = f"{name}.opened"
         yield from _attention(path, SiteKind.SELF_ATTENTION, module.opened, module, own, 0, name, place)
+        yield self._norm(f"{name}.group_norm", module.group_norm, path, **place)
         yield _kernel(f"{name}.kernel", module, own, path, place)
 
 

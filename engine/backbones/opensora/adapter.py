@@ -294,8 +294,8 @@ class OpenSora(Backbone):
 
         attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
         return [
-            site("", SiteKind.BLOCK, block, 0),
-            site(".attn", kind, attend, 4 * tokens * width**2, along=along),
+            site("", SiteKind.BLOCK, block, 0, token_inputs=("frame_mask",)),
+            site(".attn", kind, attend, 4 * tokens * width**2, along=along, gated=block.gated_attn),
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
             site(
                 ".cross_attn",
@@ -306,7 +306,12 @@ class OpenSora(Backbone):
             ),
             site(".cross_attn.kernel", SiteKind.KERNEL, read.kernel, 2 * tokens * words * width),
             site(
-                ".mlp", SiteKind.FEED_FORWARD, block.mlp, 2 * tokens * width * hidden, token_inputs=("shift", "scale")
+                ".mlp",
+                SiteKind.FEED_FORWARD,
+                block.mlp,
+                2 * tokens * width * hidden,
+                token_inputs=("shift", "scale", "gate"),
+                gated=block.gated_mlp,
             ),
         ]
 
