@@ -6,7 +6,7 @@ No pass needs weights or a GPU. Problems are collected over the passes and raise
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ class Draft:
     run: RunShape | None = None
     plain_sites: list[Site] = field(default_factory=list)
     """Sites of the model as it is."""
+    plain_bytes: int = 0
+    """Bytes of the weights of the model as it is."""
     sites: list[Site] = field(default_factory=list)
     """Sites of the model as transforms leave it."""
 
@@ -200,7 +202,7 @@ def bind(draft: Draft, store: Store) -> None:
     before: list[Technique] = []
     for entry in [*draft.entries, draft.sampler]:
         technique = entry.technique
-        if technique.prepares():
+        if technique.wants_artefact():
             facts = facts_of(technique, before, draft.backbone, sampler, draft.run)
             entry.technique = technique.bound(store.load(technique.slug, facts))
         before.append(technique)
@@ -209,7 +211,7 @@ def bind(draft: Draft, store: Store) -> None:
 def match(draft: Draft) -> None:
     """Transforms, the sites they leave, and what each technique wraps; to find nothing to change is an error."""
     assert draft.backbone is not None and draft.run is not None
-    draft.plain_sites = draft.backbone.sites(draft.run)
+    draft.plain_sites, draft.plain_bytes = draft.backbone.sites(draft.run), draft.backbone.weight_bytes()
     present = draft.backbone.capabilities(draft.plain_sites)
     fitting = [entry for entry in draft.entries if _has_sites(draft, entry, present)]
     swapped = {}
@@ -335,18 +337,20 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     assert draft.run is not None and draft.backbone is not None and draft.sampler is not None
     run, plain = draft.run, float(sum(site.macs for site in draft.plain_sites))
     times = draft.sampler.technique.times(run)
-    known: dict[Any, tuple[float, Counter[str]]] = {}
+    known: dict[Any, Cost] = {}
     planned: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
     steps = []
     for index in range(run.steps):
         phases = {entry.technique.slug: entry.phases[index] for entry in draft.entries}
         key = tuple(phases.items())
         if key not in known:
-            known[key] = _macs_of(draft, phases)
+            known[key] = _cost_of(draft, phases)
         branches = branches_at(draft.entries, index, run)
         rows = run.batch * len(branches)
-        per_row, kinds = known[key]
-        planned.update({kind: macs * rows for kind, macs in kinds.items()})
+        cost = known[key]
+        planned.update({kind: macs * rows for kind, macs in cost.kinds.items()})
+        formats.update({name: macs * rows for name, macs in cost.formats.items()})
         steps.append(
             StepPlan(
                 index=index,
@@ -354,7 +358,7 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
                 branches=[str(branch) for branch in branches],
                 phases={slug: phase.name for slug, phase in phases.items()},
                 values={slug: phase.value for slug, phase in phases.items() if phase.value is not None},
-                macs=round(per_row * rows),
+                macs=round(cost.macs * rows),
             )
         )
     full_rows = run.batch * len(run.branches)
@@ -362,7 +366,7 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     total = sum(step.macs for step in steps)
     per_kind: Counter[str] = Counter()
     for site in draft.plain_sites:
-        per_kind[site.kind] += site.macs * full_rows * run.steps
+        per_kind[site.booked] += site.macs * full_rows * run.steps
     result = Estimate(
         baseline_macs=round(baseline),
         macs=total,
@@ -370,6 +374,8 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
         kinds={
             kind: {"baseline": per_kind[kind], "planned": round(planned[kind])} for kind in per_kind if per_kind[kind]
         },
+        formats={name: round(macs) for name, macs in formats.items() if macs},
+        baseline_weight_bytes=draft.plain_bytes,
         weight_bytes=draft.backbone.weight_bytes(),
         activation_bytes=draft.backbone.activation_bytes(run),
         held_bytes=_held_bytes(draft) * full_rows,
@@ -377,8 +383,16 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     return steps, result
 
 
-def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[str]]:
-    """MACs a row spends in a combination of phases, in all and by kind of site."""
+@dataclass(frozen=True)
+class Cost:
+    """MACs that a row spends in a combination of phases: in all, by kind of site, and by number format."""
+
+    macs: float
+    kinds: Counter[str]
+    formats: Counter[str]
+
+
+def _cost_of(draft: Draft, phases: Mapping[str, Phase]) -> Cost:
     assert draft.run is not None
     kept: dict[str, float] = {}
     added: Counter[str] = Counter()
@@ -387,12 +401,19 @@ def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> tuple[float, Counter[
         for site in {site.name: site for site, _ in entry.wraps}.values():
             share = entry.technique.share(site, phase, draft.run)
             kept[site.name] = kept.get(site.name, 1.0) * share.kept
-            added[site.kind] += share.added
-    kinds: Counter[str] = Counter(added)
-    for kind in {site.kind for site in draft.sites}:
-        only = [site if site.kind is kind else _free(site) for site in draft.sites]
-        kinds[kind] += kept_macs(only, kept)  # type: ignore[assignment]
-    return sum(kinds.values()), kinds
+            added[site.booked] += share.added
+    own = str(draft.run.dtype).removeprefix("torch.")
+    kinds = added + _macs_by(draft.sites, kept, lambda site: site.booked)
+    formats = Counter({own: added.total()}) + _macs_by(draft.sites, kept, lambda site: site.numerics or own)
+    return Cost(sum(kinds.values()), kinds, formats)
+
+
+def _macs_by(sites: Sequence[Site], kept: Mapping[str, float], label: Callable[[Site], str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for name in {label(site) for site in sites}:
+        only = [site if label(site) == name else _free(site) for site in sites]
+        found[name] = kept_macs(only, kept)  # type: ignore[assignment]
+    return found
 
 
 def _free(site: Site) -> Site:
@@ -471,6 +492,6 @@ def _notes(draft: Draft) -> list[str]:
     assert draft.sampler is not None
     for entry in [*draft.entries, draft.sampler]:
         technique = entry.technique
-        if technique.prepares() and technique.artefact is None:
+        if technique.wants_artefact() and technique.artefact is None:
             notes.append(f"`{technique.slug}` has yet to be prepared: until then the plan assumes its defaults")
     return notes

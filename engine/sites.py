@@ -47,9 +47,11 @@ class Site:
     its block in forward order, `layer` the index its paper counts (both kinds of blocks of a pair share it),
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
-    here and in no inner site; `context_macs` of them go to the text, however many tokens are evaluated. `token_inputs`
-    names the other inputs that may carry one row a token. In a UNet, `side` says on which path the site lies, and
-    `skip` names the site whose output is joined to this one's input, behind its channels (a STAGE gets nothing else).
+    here and in no inner site; `context_macs` are those, here or in linear layers further in, that go to the text,
+    however many tokens are evaluated. `token_inputs` names the other inputs that may carry one row a token. In a UNet,
+    `side` says on which path the site lies, and `skip` names the site whose output is joined to this one's input,
+    behind its channels (a STAGE gets nothing else). A LINEAR is `part_of` a kind of site, under which its MACs are
+    summed, and shares the name `reads` with those of the same input; where its rows are no tokens, it has no grid.
     """
 
     name: str
@@ -67,6 +69,19 @@ class Site:
     token_inputs: tuple[str, ...] = ()
     side: Literal["", "down", "middle", "up"] = ""
     skip: str = ""
+    part_of: SiteKind | None = None
+    reads: str = ""
+
+    @property
+    def numerics(self) -> str | None:
+        """Number format in which the module here says it multiplies, where it is not the model's own."""
+        stated = getattr(self.module, "numerics", None)
+        return stated if isinstance(stated, str) else None
+
+    @property
+    def booked(self) -> SiteKind:
+        """Kind of site under which MACs are summed."""
+        return self.part_of or self.kind
 
     @property
     def tokens(self) -> int:
@@ -205,6 +220,10 @@ class Sites:
         """Put `around` around every site of `kind` (for which `where` holds)."""
         self.wraps += [(site, around) for site in self.of(kind) if where is None or where(site)]
 
+    def watch(self, kind: SiteKind, where: Callable[[Site], bool] | None = None) -> None:
+        """Let plan and receipts ask for the sites of `kind`: what reaches them changes, their calls do not."""
+        self.wrap(kind, _unchanged, where)
+
 
 @dataclass
 class Layer:
@@ -302,6 +321,10 @@ def compose(
         return run(hidden, {**dict(zip(names, args, strict=False)), **kwargs})
 
     return wrapped
+
+
+def _unchanged(call: Call, hidden: Tensor, at: At) -> Any:
+    return call(hidden)
 
 
 def _wrap(inner: Run, around: Around, at: At, site: Site) -> Run:
