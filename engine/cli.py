@@ -74,7 +74,7 @@ def run(
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     folder: Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<spec>-<time>.")] = None,
-    baseline: Annotated[bool, typer.Option(help="Run the plain model too and compare.")] = True,
+    baseline: Annotated[bool, typer.Option(help="Run the baseline too and compare.")] = True,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs of each side, interleaved.")] = 3,
     as_json: AsJson = False,
 ) -> None:
@@ -127,8 +127,10 @@ def check(
             except EngineError as error:
                 failed += [problem for problem in error.problems if problem not in failed]
         if len(failed) == before:
-            names = ", ".join(entry.slug for entry in compiled.plan.techniques) or "plain"
-            print(f"ok: {path} ({compiled.plan.backbone}: {names}; {', '.join(profiles)})")
+            plan = compiled.plan
+            alone = "plain" if plan.baseline is None else plan.sampler.slug
+            names = ", ".join(entry.slug for entry in plan.techniques) or alone
+            print(f"ok: {path} ({plan.backbone}: {names}; {', '.join(profiles)})")
     if failed:
         raise InvalidInput(failed)
 

@@ -19,9 +19,9 @@ from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
-from engine.plan import Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.plan import BaselinePlan, Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, SiteKind, Sites
-from engine.spec import ModelChoice, Request
+from engine.spec import Baseline, ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
 from engine.technique import Stage, Technique
 
@@ -80,7 +80,23 @@ class Compiled:
 
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
-    """Run all passes. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    """The accelerated side. `backbone` replaces the sketch the spec asks for (tests pass a tiny one)."""
+    if request.spec.baseline == Baseline():
+        return _one_side(request, backbone, store)
+    return compile_both(request, backbone, store)[0]
+
+
+def compile_both(
+    request: Request, backbone: Backbone | None = None, store: Store | None = None
+) -> tuple[Compiled, Compiled]:
+    """Both sides of a run; what is wrong with either shows before anything is loaded."""
+    compiled = _one_side(request, backbone, store)
+    plain = baseline_of(request, compiled, store)
+    return _compared(compiled, plain), plain
+
+
+def _one_side(request: Request, backbone: Backbone | None, store: Store | None) -> Compiled:
+    """Run all passes."""
     draft = Draft(request, backbone=backbone)
     resolve(draft)
     _stop(draft)
@@ -100,19 +116,41 @@ def baseline_of(request: Request, compiled: Compiled, store: Store | None = None
     """The other side of the comparison: same model, inputs and seed, its own techniques and perhaps sampler."""
     spec, other = request.spec, request.spec.baseline
     plain = spec.model_copy(update={"techniques": other.techniques, "sampler": other.sampler or spec.sampler})
-    return compile_spec(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+    return _one_side(replace(request, spec=plain, value=_baseline_value(request.value)), compiled.backbone, store)
+
+
+def _compared(compiled: Compiled, plain: Compiled) -> Compiled:
+    """The accelerated side, its plan stating what it is compared with; the costs of that are those of its own plan."""
+    request, plan, other = compiled.request, compiled.plan, plain.plan
+    if request.spec.baseline == Baseline():
+        return compiled
+    if compares_nothing(compiled, plain):
+        rule = (
+            f"the baseline is the run itself: `{plan.sampler.slug}` with the same parameters, and the same techniques"
+        )
+        remedy = "give `baseline` another sampler or more steps, or remove it and run with --no-baseline"
+        raise InvalidInput(Problem(rule, remedy, request.value.at(("baseline",))))
+    cost, against = plan.estimate, other.estimate
+    kinds = {
+        kind: {"baseline": against.planned_macs(kind), "planned": cost.planned_macs(kind)}
+        for kind in {**cost.kinds, **against.kinds}
+    }
+    ratio = round(against.macs / cost.macs, 4)
+    estimate = cost.model_copy(update={"baseline_macs": against.macs, "macs_ratio": ratio, "kinds": kinds})
+    stated = BaselinePlan(sampler=other.sampler, techniques=other.techniques, steps=plain.run.steps)
+    return replace(compiled, plan=plan.model_copy(update={"estimate": estimate, "baseline": stated}))
+
+
+def compares_nothing(compiled: Compiled, plain: Compiled) -> bool:
+    """Whether both sides have the same sampler and techniques with the same parameters."""
+    one, other = compiled.plan, plain.plan
+    return (one.sampler, one.techniques) == (other.sampler, other.techniques)
 
 
 def _baseline_value(value: Value) -> Value:
     """The spec's value with the baseline's settings in the places of the run's, so that problems point at them."""
     own = value.data.get("baseline")
     return Value({**value.data, **own.data}, value.place) if own is not None and isinstance(own.data, dict) else value
-
-
-def compile_both(request: Request) -> tuple[Compiled, Compiled]:
-    """Both sides of a run; what is wrong with either shows before anything is loaded."""
-    compiled = compile_spec(request)
-    return compiled, baseline_of(request, compiled)
 
 
 def _stop(draft: Draft) -> None:
@@ -394,26 +432,37 @@ class Cost:
 
 def _cost_of(draft: Draft, phases: Mapping[str, Phase]) -> Cost:
     assert draft.run is not None
-    kept: dict[str, float] = {}
-    added: Counter[str] = Counter()
-    for entry in draft.entries:
-        phase = phases[entry.technique.slug]
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            share = entry.technique.share(site, phase, draft.run)
-            kept[site.name] = kept.get(site.name, 1.0) * share.kept
-            added[site.booked] += share.added
+    kept, added = shares_of(draft.entries, phases, draft.run)
     own = str(draft.run.dtype).removeprefix("torch.")
-    kinds = added + _macs_by(draft.sites, kept, lambda site: site.booked)
-    formats = Counter({own: added.total()}) + _macs_by(draft.sites, kept, lambda site: site.numerics or own)
+    kinds = _macs_by(draft.sites, kept, added, lambda site: site.booked)
+    formats = _macs_by(draft.sites, kept, added, lambda site: site.numerics or own)
     return Cost(sum(kinds.values()), kinds, formats)
 
 
-def _macs_by(sites: Sequence[Site], kept: Mapping[str, float], label: Callable[[Site], str]) -> Counter[str]:
+def _macs_by(
+    sites: Sequence[Site], kept: Mapping[str, float], added: Mapping[str, float], label: Callable[[Site], str]
+) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in {label(site) for site in sites}:
         only = [site if label(site) == name else _free(site) for site in sites]
-        found[name] = kept_macs(only, kept)  # type: ignore[assignment]
+        own = {site.name: added[site.name] for site in sites if label(site) == name and site.name in added}
+        found[name] = kept_macs(only, kept, own)  # type: ignore[assignment]
     return found
+
+
+def shares_of(
+    entries: Sequence[Entry], phases: Mapping[str, Phase], run: RunShape
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What all techniques together keep of each site they wrap, and the MACs they add there, in these phases."""
+    kept: dict[str, float] = {}
+    added: dict[str, float] = {}
+    for entry in entries:  # the innermost first: what it adds is spent as far as those further out let it run
+        phase = phases[entry.technique.slug]
+        for site in {site.name: site for site, _ in entry.wraps}.values():
+            share = entry.technique.share(site, phase, run)
+            kept[site.name] = kept.get(site.name, 1.0) * share.kept
+            added[site.name] = added.get(site.name, 0.0) * share.kept + share.added
+    return kept, added
 
 
 def _free(site: Site) -> Site:

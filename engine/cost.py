@@ -16,8 +16,9 @@ from engine.sites import Site
 class Share:
     """What a technique leaves of a site in one phase.
 
-    `kept` is the fraction of the site's MACs still spent, `added` MACs a sample spent extra, `held` bytes a row of the
-    batch kept between steps.
+    `kept` is the fraction of the site's MACs still spent, of what the enclosing sites and the techniques further in
+    leave; the sites inside it keep it too. `added` are MACs a sample spent extra whenever the technique's around runs,
+    `held` bytes a row of the batch kept between steps.
     """
 
     kept: float = 1.0
@@ -28,13 +29,31 @@ class Share:
 KEEP_ALL = Share()
 
 
-def kept_macs(sites: Iterable[Site], kept: Mapping[str, float]) -> float:
+NOTHING: Mapping[str, float] = {}
+
+
+def kept_macs(sites: Iterable[Site], kept: Mapping[str, float], added: Mapping[str, float] = NOTHING) -> float:
     """MACs of one sample when each site keeps the given fraction and passes it on to the sites inside it.
 
-    `kept` maps site names to fractions; a missing name keeps everything. Sites must come outermost first.
+    `kept` maps site names to fractions; a missing name keeps everything. `added` are MACs spent on top at a site, as
+    far as the enclosing sites are kept. Sites must come outermost first.
     """
     total, through = 0.0, {"": 1.0}
     for site in sites:
-        through[site.name] = through.get(site.inside, 1.0) * kept.get(site.name, 1.0)
-        total += site.macs * through[site.name]
+        outer = through.get(site.inside, 1.0)
+        through[site.name] = outer * kept.get(site.name, 1.0)
+        total += site.macs * through[site.name] + added.get(site.name, 0.0) * outer
+    return total
+
+
+def measured_macs(sites: Iterable[Site], shares: Mapping[str, float], added: Mapping[str, float] = NOTHING) -> float:
+    """The same from measured `shares`: each is of its whole site, whatever the enclosing sites did.
+
+    A site that was not measured shares the fate of the one it lies in.
+    """
+    total, through = 0.0, {"": 1.0}
+    for site in sites:
+        outer = through.get(site.inside, 1.0)
+        through[site.name] = shares.get(site.name, outer)
+        total += site.macs * through[site.name] + added.get(site.name, 0.0) * outer
     return total

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from torch import Tensor
 
 Prediction = Literal["velocity", "epsilon", "sample", "v"]
@@ -17,9 +18,11 @@ ROUNDING = 1e-6
 
 
 def half_log_snr(noise: NoiseSchedule, t: float) -> float:
-    """log(alpha / sigma) at level t, the lambda of the DPM-Solver papers; infinite for the clean sample."""
-    sigma = noise.sigma(t)
-    return math.log(noise.alpha(t) / sigma) if sigma > 0 else math.inf
+    """log(alpha / sigma) at level t, the lambda of the DPM-Solver papers; infinite where one of the two is 0."""
+    alpha, sigma = noise.alpha(t), noise.sigma(t)
+    if alpha == 0:
+        return -math.inf
+    return math.log(alpha / sigma) if sigma > 0 else math.inf
 
 
 class NoiseSchedule(Protocol):
@@ -36,6 +39,10 @@ class NoiseSchedule(Protocol):
         """Noise factor."""
         ...
 
+    def level(self, half_log_snr: float) -> float:
+        """The level of a log(alpha / sigma)."""
+        ...
+
 
 @dataclass(frozen=True)
 class RectifiedFlow:
@@ -50,6 +57,10 @@ class RectifiedFlow:
     def sigma(self, t: float) -> float:
         """The level itself."""
         return t
+
+    def level(self, half_log_snr: float) -> float:
+        """1 / (1 + exp(lambda))."""
+        return 1 / (1 + math.exp(half_log_snr))
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,13 @@ class DiscreteDiffusion:
         position = t * len(self.alphas_cumprod)
         nearest = round(position)
         return (nearest if abs(position - nearest) < ROUNDING else position) - 1
+
+    def level(self, half_log_snr: float) -> float:
+        """The level of a log(alpha / sigma); that of the nearest time step beyond the first and the last."""
+        log_kept = -math.log1p(math.exp(-2 * half_log_snr))
+        rising = [math.log(kept) if kept > 0 else -math.inf for kept in reversed(self.alphas_cumprod)]
+        total = len(rising)
+        return float(np.interp(log_kept, rising, [(total - index) / total for index in range(total)]))
 
     def _kept(self, t: float) -> float:
         """alpha^2 at level t."""
@@ -126,6 +144,18 @@ class Denoise:
             return alpha * x - sigma * out
         # velocity = x_0 - noise, hence x = (alpha + sigma) x_0 - sigma velocity
         return (x + sigma * out) / (alpha + sigma)
+
+    def parts(self, x: Tensor, t: float, **extra: Any) -> tuple[Tensor, Tensor]:
+        """The clean sample and the noise in x, of one prediction, each by the shortest way."""
+        alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
+        if self.prediction == "epsilon":
+            epsilon = self.predict(x, t, **extra)
+            return (x - sigma * epsilon) / alpha, epsilon
+        if self.prediction == "v":
+            v = self.predict(x, t, **extra)
+            return alpha * x - sigma * v, alpha * v + sigma * x
+        x0 = self(x, t, **extra)
+        return x0, (x - alpha * x0) / sigma
 
     def epsilon(self, x: Tensor, t: float, **extra: Any) -> Tensor:
         """The noise in x."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled, compile_both
+from engine.compiler import Compiled, compares_nothing, compile_both
 from engine.measure import Comparison, Progress, check_memory, choose_device, compare
 from engine.prepare import require_artefacts
 from engine.receipts import verdict
@@ -44,7 +44,8 @@ def execute(
     """Run `spec` and write its folder; returns the report and where it is. Everything is checked before loading."""
     request = load_spec(spec, profile=profile, changes=changes)
     compiled, plain = compile_both(request)
-    baseline = plain if with_baseline else None
+    # A plain model's run has nothing to be compared with.
+    baseline = plain if with_baseline and not compares_nothing(compiled, plain) else None
     device = choose_device(device_name)
     check_memory(compiled, device)
     for side in (compiled, baseline):

@@ -19,8 +19,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
-from engine.receipts import Trace, largest_difference, receipts
+from engine.receipts import Trace, largest_difference, receipts, spent
 from engine.runner import Opened, live_sites, opened, seeds_of
+from engine.sites import Site
 
 DEVICES = ("auto", "cpu", "cuda")
 Progress = Callable[[str, int], Callable[[], None]]
@@ -56,31 +57,36 @@ class Comparison:
 
 
 def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
-    """Warm both sides once (the accelerated one traced for its receipts), then time them in turn."""
-    seeds, steps = seeds_of(accelerated), accelerated.run.steps
+    """Warm both sides once, traced for their receipts, then time them in turn."""
+    seeds = seeds_of(accelerated)
     sides: dict[str, Side] = {}
-    if baseline is not None:
-        with opened(baseline) as plain, peak_memory(plain) as peak:
-            latents = plain.generate(seeds, progress("warm-up, baseline", baseline.run.steps))
-        sides["baseline"] = Side(latents, peak_bytes=peak.bytes)
-    trace = Trace()
-    with opened(accelerated, trace) as traced, peak_memory(traced) as peak:
-        latents = traced.generate(seeds, progress("warm-up, accelerated", steps))
-        sites = live_sites(accelerated, traced.call)
-    sides["accelerated"] = Side(latents, peak_bytes=peak.bytes)
     found: dict[str, Any] = {}
     if baseline is not None:
+        sides["baseline"], sites, trace = traced(baseline, progress("warm-up, baseline", baseline.run.steps))
+        found = {"baseline": spent(baseline, sites, trace)}
+    tick = progress("warm-up, accelerated", accelerated.run.steps)
+    sides["accelerated"], sites, trace = traced(accelerated, tick)
+    if baseline is not None:
         difference = largest_difference(sides["accelerated"].latents, sides["baseline"].latents)
-        found = receipts(accelerated, sites, trace, difference)
+        found = receipts(accelerated, sites, trace, difference) | found
     for repeat in range(repeats):
         for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
             if compiled is None:
                 continue
             with opened(compiled) as side:
                 tick = progress(f"timing {name} {repeat + 1}/{repeats}", compiled.run.steps)
-                latents, seconds = side.timed(seeds, tick)
+                _, seconds = side.timed(seeds, tick)
             sides[name].seconds.append(seconds)
     return Comparison(sides["accelerated"], sides.get("baseline"), found)
+
+
+def traced(compiled: Compiled, tick: Callable[[], None]) -> tuple[Side, list[Site], Trace]:
+    """One run with its peak memory, the model's sites and a trace of what was evaluated."""
+    trace = Trace()
+    with opened(compiled, trace) as side, peak_memory(side) as peak:
+        latents = side.generate(seeds_of(compiled), tick)
+        sites = live_sites(compiled, side.call)
+    return Side(latents, peak_bytes=peak.bytes), sites, trace
 
 
 @dataclass

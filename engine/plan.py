@@ -29,6 +29,14 @@ class TechniquePlan(Frozen):
     deviations: list[str]
 
 
+class BaselinePlan(Frozen):
+    """The other side of the comparison, where it is not just the same model and sampler without techniques."""
+
+    sampler: TechniquePlan
+    techniques: list[TechniquePlan]
+    steps: int
+
+
 class StepPlan(Frozen):
     """One prediction: its noise level, the branches that run, each technique's phase (with its value), its MACs."""
 
@@ -44,6 +52,7 @@ class Estimate(Frozen):
     """Analytic cost of the whole run (all prompts, all branches, the denoiser only) and memory in bytes."""
 
     baseline_macs: int
+    """What the other side's own plan spends."""
     macs: int
     macs_ratio: float
     kinds: dict[str, dict[str, float]]
@@ -54,6 +63,10 @@ class Estimate(Frozen):
     weight_bytes: int
     activation_bytes: int
     held_bytes: int
+
+    def planned_macs(self, kind: str) -> float:
+        """MACs this side spends at a kind of site."""
+        return self.kinds.get(kind, {}).get("planned", 0)
 
 
 class Shape(Frozen):
@@ -88,10 +101,13 @@ class Plan(Frozen):
     dynamic: list[str]
     estimate: Estimate
     notes: list[str]
+    baseline: BaselinePlan | None = None
+    """None: the same model and sampler without techniques."""
 
     def canonical(self) -> str:
         """Canonical JSON."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+        data = self.model_dump(mode="json", exclude={"baseline"} if self.baseline is None else None)
+        return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
     @property
     def digest(self) -> str:

@@ -1,26 +1,30 @@
 """Effect receipts: what the plan promised beside what happened, and a verdict.
 
-The plan says for every step which share of every wrapped site is evaluated. The trace counts, at the innermost layer,
-what really was. A technique that changed nothing fails the run with the reason and a setting that would fire.
+The plan says how many predictions each side makes, and for every one which share of every wrapped site is evaluated.
+The trace counts, at the innermost layer, what really was. A technique that changed nothing, or a sampler that gives
+the baseline's output, fails the run with the reason and a setting that would fire.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.compiler import Compiled
-from engine.cost import kept_macs
+from engine.compiler import Compiled, shares_of
+from engine.cost import measured_macs
 from engine.errors import NoEffect, Problem
 from engine.sites import Site, SiteKind
+from engine.step import Phase
 from engine.technique import Technique
 
 MACS_TOLERANCE = 0.02
+ROUNDING = 1e-9
+"""Of shares, which are products of fractions."""
 
 
 @dataclass
@@ -28,7 +32,7 @@ class StepTrace:
     """What one prediction did: token rows evaluated at each wrapped site, and the rows of the batch."""
 
     rows: int
-    evaluated: Counter[str] = field(default_factory=Counter)
+    evaluated: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](int))
 
 
 @dataclass
@@ -42,24 +46,36 @@ class Trace:
     """Modules that each technique replaced."""
     kernels: Counter[str] = field(default_factory=Counter)
     """Launches of low-precision kernels, by number format and kind."""
+    draws: int = 0
+    """How often the sampler drew fresh noise."""
 
     def begin(self, rows: int) -> None:
         """A prediction starts on `rows` rows."""
         self.steps.append(StepTrace(rows))
 
-    def __call__(self, site: Site, hidden: Tensor) -> None:
-        """An innermost call: `hidden` is [rows, tokens, channels], a picture, or heads and sequences for a kernel.
+    def counting(self, draw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The same source of noise, every draw counted."""
 
-        A picture [rows, channels, h, w] is evaluated whole, at whatever resolution it comes in.
+        def counted(x: Tensor) -> Tensor:
+            self.draws += 1
+            return draw(x)
+
+        return counted
+
+    def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
+        """An innermost call: `out` is [rows, tokens, channels], or a picture, or heads and sequences of a kernel.
+
+        A picture [rows, channels, h, w] is evaluated whole, whatever its resolution. A kernel's share is that of its
+        products: fewer queries and fewer keys both count.
         """
-        step = self.steps[-1]
+        result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
-            done = site.tokens * step.rows
-        elif hidden.ndim == 4 and site.tokens:
-            done = site.tokens * hidden.shape[0]
+            done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
+        elif result.ndim == 4 and site.tokens:
+            done = site.tokens * result.shape[0]
         else:
-            done = hidden.shape[0] * hidden.shape[1]
-        step.evaluated[site.name] += done
+            done = result.shape[0] * result.shape[1]
+        self.steps[-1].evaluated[site.name] += done
 
 
 def share_done(step: StepTrace, site: Site) -> float:
@@ -70,36 +86,38 @@ def share_done(step: StepTrace, site: Site) -> float:
 def done_macs(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> float:
     """MACs of the whole run from what was evaluated, with the same cost a site as the plan uses."""
     wrapped = {site.name: site for entry in compiled.entries for site, _ in entry.wraps if site.tokens}
-    leaves = {name: site for name, site in wrapped.items() if site.kind is not SiteKind.KERNEL}
     total = 0.0
     for index, step in enumerate(trace.steps):
-        kept = {name: share_done(step, site) for name, site in leaves.items()}
-        total += (kept_macs(sites, kept) + _added(compiled, index)) * step.rows
+        shares = {name: share_done(step, site) for name, site in wrapped.items()}
+        _, added = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
+        total += measured_macs(sites, shares, added) * step.rows
     return total
 
 
-def _added(compiled: Compiled, index: int) -> int:
-    """MACs a row that the techniques spend on top of the model's at a step."""
-    return sum(
-        entry.technique.share(site, entry.phases[index], compiled.run).added
-        for entry in compiled.entries
-        for site in {site.name: site for site, _ in entry.wraps}.values()
-    )
+def _phases_at(compiled: Compiled, index: int) -> dict[str, Phase]:
+    return {entry.technique.slug: entry.phases[index] for entry in compiled.entries}
+
+
+def spent(compiled: Compiled, sites: Sequence[Site], trace: Trace) -> dict[str, Any]:
+    """What one side spent, beside its plan."""
+    return {
+        "steps": len(trace.steps),
+        "planned_steps": compiled.run.steps,
+        "macs": round(done_macs(compiled, sites, trace)),
+        "planned_macs": compiled.plan.estimate.macs,
+        "fresh_noise": trace.draws,
+    }
 
 
 def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference: float) -> dict[str, Any]:
     """The receipts as plain data. `difference` is the largest absolute difference of latents to the baseline's."""
-    actual = done_macs(compiled, sites, trace)
     planned = [planned_shares(compiled, sites, index) for index in range(compiled.run.steps)]
     per_technique = {
         entry.technique.slug: _technique_receipt(entry.technique, entry.wraps, entry.phases, trace, planned)
         for entry in compiled.entries
     }
     return {
-        "steps": len(trace.steps),
-        "planned_steps": compiled.run.steps,
-        "macs": round(actual),
-        "planned_macs": compiled.plan.estimate.macs,
+        **spent(compiled, sites, trace),
         "held_bytes": trace.held_bytes,
         "planned_held_bytes": compiled.plan.estimate.held_bytes,
         "formats": sorted({site.numerics for site in sites if site.numerics is not None}),
@@ -113,12 +131,9 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
 def planned_shares(compiled: Compiled, sites: Sequence[Site], index: int) -> dict[str, float]:
     """Share of every site to be evaluated at a step, by all techniques together, at the site and further out."""
     shares: dict[str, float] = {"": 1.0}
-    own: dict[str, float] = defaultdict(lambda: 1.0)
-    for entry in compiled.entries:
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            own[site.name] *= entry.technique.share(site, entry.phases[index], compiled.run).kept
+    own, _ = shares_of(compiled.entries, _phases_at(compiled, index), compiled.run)
     for site in sites:
-        shares[site.name] = shares[site.inside] * own[site.name]
+        shares[site.name] = shares[site.inside] * own.get(site.name, 1.0)
     return shares
 
 
@@ -137,7 +152,7 @@ def _technique_receipt(
     for kind, members in by_kind.items():
         planned: Counter[str] = Counter()
         done: Counter[str] = Counter()
-        tokens = 0
+        tokens: float = 0
         rows = []
         for planned_share, step in zip(shares, trace.steps, strict=False):
             planned.update(_label(planned_share[site.name]) for site in members)
@@ -163,7 +178,7 @@ def _technique_receipt(
 
 
 def _label(share: float) -> str:
-    return "full" if share >= 1 else "partial" if share > 0 else "reused"
+    return "full" if share >= 1 - ROUNDING else "partial" if share > 0 else "reused"
 
 
 def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
@@ -193,15 +208,8 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
     problems += _idle_formats(receipt, compiled)
-    if compiled.entries and not problems and receipt["output_identical"]:
-        place = compiled.request.value.at(("techniques",))
-        problems.append(
-            Problem(
-                "calls were saved but the output is identical to the baseline's",
-                "the reused values never reached the output: check the model's gates and the number of steps",
-                place,
-            )
-        )
+    if receipt["output_identical"] and not problems:
+        problems += _without_effect(compiled)
     if problems:
         raise NoEffect(problems)
 
@@ -211,6 +219,20 @@ def _idle_formats(receipt: Mapping[str, Any], compiled: Compiled) -> list[Proble
     place, ran = compiled.request.value.at(("techniques",)), {name.partition(" ")[0] for name in receipt["kernels"]}
     idle = [name for name in receipt["formats"] if name not in ran]
     return [Problem(f"no layer ran in {name}, as the plan says", "report this", place) for name in idle]
+
+
+def _without_effect(compiled: Compiled) -> list[Problem]:
+    """Why an output identical to the baseline's is no result; nothing where both sides are the plain model."""
+    value, plan = compiled.request.value, compiled.plan
+    if compiled.entries:
+        rule = "calls were saved but the output is identical to the baseline's"
+        remedy = "the reused values never reached the output: check the model's gates and the number of steps"
+        return [Problem(rule, remedy, value.at(("techniques",)))]
+    if plan.baseline is None:
+        return []
+    rule = f"`{plan.sampler.slug}` gives exactly the output of the baseline's `{plan.baseline.sampler.slug}`"
+    remedy = "both visit the same noise levels in the same way: give one of them another number of `steps`"
+    return [Problem(rule, remedy, value.at(("sampler",)))]
 
 
 def _inert(done: Mapping[str, Any]) -> bool:
@@ -229,7 +251,9 @@ def hint(entry: Any, compiled: Compiled) -> str:
             changed = technique.model_copy(update={name: candidate})
             if candidate != value and any(phase.name != "full" for phase in changed.schedule(compiled.run)):
                 return f"with `{name}: {candidate}` it would act in some of the {compiled.run.steps} steps"
-    return f"give the sampler more than {compiled.run.steps} steps"
+    nothing = ", ".join(f"`{name}: {value}`" for name, value in (technique.neutral or {}).items())
+    other = f", or the technique other parameters: with {nothing} it changes nothing" if nothing else ""
+    return f"give the sampler more than {compiled.run.steps} steps{other}"
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:

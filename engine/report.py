@@ -117,11 +117,16 @@ def build_report(
         "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     if plain is not None and baseline is not None:
-        baseline_macs = baseline.plan.estimate.macs
+        baseline_macs, other = comparison.receipts["baseline"]["macs"], baseline.plan
         speedup = plain.median / accelerated.median
         macs_ratio = baseline_macs / max(1, comparison.receipts["macs"])
         report |= {
-            "baseline": side_facts(plain) | task_metrics(compiled, outputs["baseline"]),
+            "baseline": {
+                **side_facts(plain),
+                **task_metrics(compiled, outputs["baseline"]),
+                "techniques": {technique.slug: technique.parameters for technique in other.techniques},
+                "sampler": {other.sampler.slug: other.sampler.parameters},
+            },
             "baseline_macs": baseline_macs,
             "macs": comparison.receipts["macs"],
             "macs_ratio": round(macs_ratio, 4),
@@ -135,7 +140,8 @@ def build_report(
 
 def task_metrics(compiled: Compiled, videos: Tensor) -> dict[str, Any]:
     """What a judge that comes with the weights says of the outputs."""
-    return {"judge": judged} if (judged := compiled.backbone.judge(videos, compiled.inputs)) else {}
+    judged = compiled.backbone.judge(videos, compiled.inputs)
+    return {"judge": {name: value for name, value in judged.items() if value is not None}} if judged else {}
 
 
 def write_run(folder: Path, compiled: Compiled, report: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> None:
@@ -165,6 +171,11 @@ def lock_text(compiled: Compiled, report: Mapping[str, Any]) -> str:
     spec = compiled.request.spec.model_dump(mode="json", exclude_none=True, exclude={"lock"})
     spec["techniques"] = [{technique.slug: technique.parameters} for technique in compiled.plan.techniques]
     spec["sampler"] = {compiled.plan.sampler.slug: compiled.plan.sampler.parameters}
+    if (other := compiled.plan.baseline) is not None:
+        spec["baseline"] = {
+            "techniques": [{technique.slug: technique.parameters} for technique in other.techniques],
+            "sampler": {other.sampler.slug: other.sampler.parameters},
+        }
     spec["inputs"] = {key: value for key, value in compiled.plan.inputs.items() if value is not None}
     spec["lock"] = {
         "environment": report["environment"],

@@ -53,20 +53,21 @@ class Opened:
         compiled, backbone = self.compiled, self.compiled.backbone
         self.attachment.clear()
         torch.manual_seed(seeds[0])
-        walk = _Walk(self, tick)
+        walk, trace = _Walk(self, tick), self.trace
+        draw = stream(seeds, backbone.device)
         denoise = Denoise(
             walk,
             backbone.prediction,
             backbone.noise,
             given=backbone.given(compiled.inputs, compiled.run, seeds),
-            draw=stream(seeds, backbone.device),
+            draw=draw if trace is None else trace.counting(draw),
         )
         times = compiled.sampler.times(compiled.run)
         with nullcontext() if self.trace is None else counting(self.trace.kernels):
             latents = self.sampler(backbone.initial_noise(compiled.run, seeds), times, denoise)
         assert walk.index == compiled.run.steps, f"planned {compiled.run.steps} predictions, made {walk.index}"
-        if self.trace is not None:
-            self.trace.nonfinite = {layer.track.owner: int(layer.track.nonfinite) for layer in self.attachment.layers}
+        if trace is not None:
+            trace.nonfinite = {layer.track.owner: int(layer.track.nonfinite) for layer in self.attachment.layers}
         return latents
 
     def timed(self, seeds: Sequence[int], tick: Tick | None = None) -> tuple[Tensor, float]:

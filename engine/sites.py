@@ -145,13 +145,16 @@ class At:
     """Where an around stands: its technique's phase, the step, the site, and its memory there.
 
     `memory` belongs to this technique and this site; `shared` to this technique and the enclosing block, so that
-    what attention saw can steer the feed-forward of the same block.
+    what attention saw can steer the feed-forward of the same block; `common` to this technique alone, at all sites.
     """
 
-    __slots__ = ("_track", "memory", "shared", "site", "step")
+    __slots__ = ("_track", "common", "memory", "shared", "site", "step")
 
-    def __init__(self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory) -> None:
+    def __init__(
+        self, site: Site, step: Step, track: Track, memory: Memory, shared: Memory, common: Memory | None = None
+    ) -> None:
         self.site, self.step, self.memory, self.shared = site, step, memory, shared
+        self.common = common or Memory()
         self._track = track
 
     @property
@@ -197,7 +200,8 @@ class Call:
 
 
 Around = Callable[[Call, Tensor, At], Any]
-Observer = Callable[[Site, Tensor], None]
+Observer = Callable[[Site, Tensor, Mapping[str, Any], Any], None]
+"""Told of every innermost call: its site, its input, its other inputs, its output."""
 
 
 class Sites:
@@ -253,13 +257,8 @@ class Attachment:
         for layer in self.layers:
             for site, around in layer.wraps:
                 block = _enclosing_block(site.name, enclosing, blocks)
-                at = At(
-                    site,
-                    self.step,
-                    layer.track,
-                    self._memory(layer.track.owner, site.name),
-                    self._memory(layer.track.owner, f"{block}:shared"),
-                )
+                places = (site.name, f"{block}:shared", ":common")
+                at = At(site, self.step, layer.track, *(self._memory(layer.track.owner, place) for place in places))
                 wrapped.setdefault(site.name, []).append((around, at))
         for name, layers in wrapped.items():
             module = by_name[name].module
@@ -309,9 +308,10 @@ def compose(
     names = list(inspect.signature(forward).parameters)[1:]
 
     def innermost(hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
+        out = forward(hidden, **inputs)
         if observer is not None:
-            observer(site, hidden)
-        return forward(hidden, **inputs)
+            observer(site, hidden, inputs, out)
+        return out
 
     run: Run = innermost
     for around, at in layers:

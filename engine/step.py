@@ -19,9 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from engine.denoise import NoiseSchedule
 
 
 class Branch(StrEnum):
@@ -52,7 +56,8 @@ class RunShape:
     """What is known of a run before it starts: everything a schedule, an estimate or a check may depend on.
 
     `grid` is the token grid (frames, rows, columns) of one sample, `pixels` the output's (frames, height, width);
-    `timesteps` says in how many time steps the model was trained, where it was trained in steps.
+    `timesteps` says in how many time steps the model was trained, where it was trained in steps; `noise` is the noise
+    process it was trained with.
     """
 
     backbone: str
@@ -65,12 +70,18 @@ class RunShape:
     text_tokens: int
     dtype: torch.dtype = torch.float32
     timesteps: int = 1000
+    noise: NoiseSchedule | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens of one sample."""
         frames, rows, columns = self.grid
         return frames * rows * columns
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether the model works on pixels, so that a clean sample lies in -1..1."""
+        return self.latent[-2:] == self.pixels[-2:]
 
 
 @dataclass

@@ -76,10 +76,22 @@ class RunView:
         self.console.print(f"wrote {where}", soft_wrap=True)
 
 
+JUDGED = (
+    ("object_seen", "object recognised", "{:.0%}"),
+    ("direction_seen", "direction recognised", "{:.0%}"),
+    ("prompt_accuracy", "prompt accuracy", "{:.0%}"),
+    ("frechet_distance", "Frechet distance to the picture set", "{:.2f}"),
+)
+"""What judges say: its name, its label, its format."""
+
+
 def comparison_table(report: Mapping[str, Any]) -> Table:
     """Baseline and accelerated beside each other."""
     plain, fast = report["baseline"], report["accelerated"]
-    names = " + ".join(report["techniques"]) or "plain"
+    receipts = report["receipts"]
+    names = " + ".join(report["techniques"]) or " against ".join(
+        next(iter(side["sampler"])) for side in (report, plain)
+    )
     table = Table(title=f"{names} on {report['backbone']} ({report['environment']['device']}, {report['dtype']})")
     for column in ("", "baseline", "accelerated", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
@@ -89,21 +101,24 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
 
     row("latency, median", f"{plain['seconds']:.3f} s", f"{fast['seconds']:.3f} s", f"{report['speedup']:.2f}x")
     row("  spread", f"{plain['spread']:.3f} s", f"{fast['spread']:.3f} s")
+    many, few = receipts["baseline"]["steps"], receipts["steps"]
+    row("predictions", str(many), str(few), f"{many / few:.2f}x")
     row("MACs", macs(report["baseline_macs"]), macs(report["macs"]), f"{report['macs_ratio']:.2f}x")
     row("realised fraction", "", "", f"{report['realised_fraction']:.2f}")
     row("peak memory", size(plain["peak_bytes"]), size(fast["peak_bytes"]))
     psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"
-    row("PSNR to baseline", "", psnr)
+    row("PSNR to baseline", "", psnr, other_noise(receipts))
     row("SSIM to baseline", "", f"{report['ssim']:.4f}")
-    judged = (
-        ("object_seen", "object recognised"),
-        ("direction_seen", "direction recognised"),
-        ("prompt_accuracy", "prompt accuracy"),
-    )
-    for key, label in judged:
+    for key, label, form in JUDGED:
         if "judge" in plain and plain["judge"].get(key) is not None:
-            row(label, f"{plain['judge'][key]:.0%}", f"{fast['judge'][key]:.0%}")
+            row(label, form.format(plain["judge"][key]), form.format(fast["judge"][key]))
     return table
+
+
+def other_noise(receipts: Mapping[str, Any]) -> str:
+    """Why the sides' outputs are not alike whatever their quality, where a sampler draws fresh noise of its own."""
+    drew = [name for name, side in (("run", receipts), ("baseline", receipts["baseline"])) if side["fresh_noise"]]
+    return f"{' and '.join(drew)} drew fresh noise" if drew else ""
 
 
 def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
@@ -127,6 +142,7 @@ def _counted(done: int, planned: int) -> str:
 def receipts_summary(receipts: Mapping[str, Any]) -> str:
     """What the receipts say of the whole run."""
     return (
+        f"predictions {receipts['steps']} (planned {receipts['planned_steps']}), "
         f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
@@ -149,6 +165,9 @@ def show_plan(console: Console, plan: Plan) -> None:
     for technique in plan.techniques:
         sites = ", ".join(f"{count} {kind}" for kind, count in technique.sites.items())
         console.print(f"  {technique.stage} [bold]{technique.slug}[/bold] at {sites}")
+    if (other := plan.baseline) is not None:
+        names = ", ".join(entry.slug for entry in other.techniques) or "no techniques"
+        console.print(f"compared with {other.steps} steps of [bold]{other.sampler.slug}[/bold] and {names}")
     table = Table(title=f"{len(plan.steps)} steps ({plan.graphs} distinct graphs)")
     for column in ("steps", "noise level", "branches", "phases", "MACs a step"):
         table.add_column(column)

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from engine.denoise import Denoise, DiscreteDiffusion
+from engine.denoise import Denoise, DiscreteDiffusion, half_log_snr
 from engine.step import Branch, RunShape
 
 LINEAR: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
@@ -19,8 +19,9 @@ SPREAD = 0.5
 Network = Callable[[Tensor, float], Tensor]
 
 
-def run_shape(steps: int = 10) -> RunShape:
-    return RunShape("any", steps, 1, (Branch.COND,), (4, 8, 8), (1, 64, 64), (1, 4, 4), 0)
+def run_shape(steps: int = 10, *, pixels: bool = False) -> RunShape:
+    edge = 8 if pixels else 64
+    return RunShape("any", steps, 1, (Branch.COND,), (4, 8, 8), (1, edge, edge), (1, 4, 4), 0, noise=NOISE)
 
 
 def oracle(x: Tensor, t: float) -> Tensor:
@@ -31,6 +32,11 @@ def oracle(x: Tensor, t: float) -> Tensor:
 def network(x: Tensor, t: float) -> Tensor:
     """A network that is not linear, near enough to the oracle that samples stay in range."""
     return oracle(x, t) + 0.2 * NOISE.alpha(t) * torch.sin(3 * x + t)
+
+
+def leading_to(clean: Tensor) -> Network:
+    """A network that finds the same clean sample in everything."""
+    return lambda x, t: (x - NOISE.alpha(t) * clean) / NOISE.sigma(t)
 
 
 def exact(x: Tensor, t: float, s: float) -> Tensor:
@@ -65,6 +71,13 @@ def theirs(scheduler: Any, x: Tensor, model: Network = network, **timesteps: Any
 def close(ours: Tensor, other: Tensor, tolerance: float = 2e-5) -> bool:
     """Equal up to rounding in fp32."""
     return bool((ours - other).abs().max() <= tolerance * max(1.0, other.abs().max().item()))
+
+
+def even_levels(first: float, last: float, steps: int) -> list[float]:
+    """steps + 1 levels from first to last, even in log(alpha / sigma)."""
+    ends = half_log_snr(NOISE, first), half_log_snr(NOISE, last)
+    inner = (NOISE.level(ends[0] + (ends[1] - ends[0]) * index / steps) for index in range(1, steps))
+    return [first, *inner, last]
 
 
 def slope(errors: list[float]) -> float:

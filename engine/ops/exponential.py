@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 Mark = tuple[float, Tensor]
+LAST_STEPS = {1: [1], 2: [1, 1], 3: [2, 1]}
+"""Single steps that stand for the last one of an order."""
 
 
 def advance(
@@ -32,7 +34,11 @@ def advance(
 
 
 def backward_differences(marks: Sequence[Mark], h: float) -> list[Tensor]:
-    """D0, D1, D2 at the newest of one to three marks, newest first, in units of the step h that follows it."""
+    """D0, D1, D2 at the newest of one to three marks, newest first, in units of the step h that follows it.
+
+    D2 is half the second derivative, as in the official code, which takes it for the whole: with few steps that hardly
+    shows, with many the third order becomes the second.
+    """
     (l0, m0), *older = marks
     if not older:
         return [m0]
@@ -55,3 +61,32 @@ def forward_differences(marks: Sequence[Mark], h: float, *, midpoint: bool) -> l
         return [m0, *slopes[-1:]]
     r1, r2 = ((at - l0) / h for at, _ in inner)
     return [m0, (r2 * slopes[0] - r1 * slopes[1]) / (r2 - r1), 2 * (slopes[1] - slopes[0]) / (r2 - r1)]
+
+
+def multistep_orders(count: int, order: int, *, falling: bool, euler: bool) -> list[int]:
+    """Order of each of `count` multisteps: it grows from 1; at the end it falls to 1, or the last step alone is of it.
+
+    `falling` asks for the one, `euler` for the other.
+    """
+    left = [count - index if falling else order for index in range(count)]
+    if euler:
+        left[-1] = 1
+    return [min(order, index + 1, most) for index, most in enumerate(left)]
+
+
+def singlestep_orders(count: int, order: int, *, lower: bool, euler: bool) -> list[int]:
+    """Orders of the single steps that make `count` predictions in all, each as many as its order.
+
+    `lower` lets the last ones be of lower order, as many as are needed; else `order` must divide `count`. `euler` ends
+    with a step of first order.
+    """
+    full, rest = divmod(count, order)
+    if not lower:
+        orders = [order] * full
+    elif rest:
+        orders = [order] * full + [rest]
+    else:
+        orders = [order] * (full - 1) + LAST_STEPS[order]
+    if euler and orders[-1] > 1:
+        orders[-1:] = [orders[-1] - 1, 1]
+    return orders

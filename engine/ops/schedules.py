@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+POWER_STEP = 0.02
+
 
 def full_steps_from_end(total: int, interval: int) -> frozenset[int]:
     """Steps (0 = first) that are full when the paper counts *down* to 0: the first, and every `interval` from the last.
@@ -14,6 +18,29 @@ def full_steps_from_end(total: int, interval: int) -> frozenset[int]:
 def full_steps_from_start(total: int, interval: int, warmup: int = 0) -> frozenset[int]:
     """Steps that are full when counting up: the first `warmup`, and every multiple of `interval`."""
     return frozenset(index for index in range(total) if index < warmup or index % interval == 0)
+
+
+def centred_steps(total: int, interval: int, power: float, center: int) -> frozenset[int]:
+    """DeepCache's non-uniform full steps: as many as one in `interval` gives, and dense around step `center`.
+
+    Marks that are evenly spread between the roots (-c)^(1/p) and (T - c)^(1/p) in the complex plane are raised to the
+    power p again, which moves them towards 0, and their whole parts are counted from c. Where too few of them differ,
+    p falls by 0.02. Raises ValueError once p is not above 1 any more.
+    """
+    wanted = -(-total // interval)
+    if wanted == total:
+        return frozenset(range(total))
+    p = power
+    while p > 1:
+        # Python's root of a negative number is complex, that of zero is not; numpy raises the marks to their power: so
+        # marks that are whole but for rounding fall as in the official code.
+        first, last = (-center) ** (1 / p), (total - center) ** (1 / p)
+        marks = sorted({int(mark) for mark in (np.linspace(first, last, wanted + 1) ** p).real})
+        full = frozenset({0, *(mark + center for mark in marks[1:-1])})
+        if len(full) == wanted:
+            return full
+        p -= POWER_STEP
+    raise ValueError(f"no power from {power} down to 1 gives {wanted} different steps around step {center} of {total}")
 
 
 def forced_steps(total: int, interval: int, weight: float, *, down: bool) -> tuple[frozenset[int], frozenset[int]]:

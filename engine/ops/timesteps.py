@@ -1,6 +1,7 @@
 """Which time steps of a model trained in `total` steps a sampler visits; all lists fall, 0 is the cleanest step.
 
-Names and rounding are those of diffusers (the spacings of arXiv 2305.08891, table 2).
+Names and rounding are those of diffusers (the spacings of arXiv 2305.08891, table 2); `even` is for spacings whose
+time steps are no whole numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,23 @@ def linspace(total: int, steps: int) -> list[int]:
 def quadratic(total: int, steps: int) -> list[int]:
     """DDIM's quadratic spacing for CIFAR-10: dense near the clean end, and no step above 0.8 `total`."""
     return [int(root**2) for root in np.linspace(0, (0.8 * total) ** 0.5, steps)[::-1]]
+
+
+def of_solvers(spacing: str, total: int, steps: int, offset: int = 0) -> list[int] | None:
+    """The whole time steps of a DPM-Solver; None for a spacing whose time steps are not whole.
+
+    `linspace` and `leading` leave out the cleanest of steps + 1.
+    """
+    if spacing == "trailing":
+        return trailing(total, steps)
+    if spacing == "leading":
+        return leading(total, steps + 1, offset)[:-1]
+    return linspace(total, steps + 1)[:-1] if spacing == "linspace" else None
+
+
+def even(first: float, last: float, count: int, power: float = 1) -> list[float]:
+    """`count` numbers whose roots of degree `power` are spread evenly from `first` to `last`, both among them."""
+    return [float(root**power) for root in np.linspace(first ** (1 / power), last ** (1 / power), count)]
 
 
 def levels(timesteps: Sequence[int], total: int) -> list[float]:

@@ -26,6 +26,13 @@ def scatter_tokens(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     return x
 
 
+def add_tokens(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """x [B, N, C] with `rows` [B, k, C] added to its rows `index` [B, k], which may repeat."""
+    batch, count, channels = x.shape
+    flat = x.reshape(batch * count, channels)
+    return flat.index_add(0, _flat(index, count), rows.reshape(-1, channels)).view(x.shape)
+
+
 def top_tokens(scores: Tensor, count: int) -> Tensor:
     """Indices of the `count` highest scores of each row of `scores` [B, N]: [B, count], distinct in each row."""
     return scores.topk(count, dim=-1, sorted=False).indices

@@ -63,6 +63,8 @@ class EmojiClassifier(ModelMixin, ConfigMixin):
     def _maps(self, video: Tensor) -> Tensor:
         """Feature maps of three frames: [B, 3, width, 4, 4]."""
         last = video.shape[2] - 1
+        if last == 0:  # a picture is all three of its frames
+            return cast(Tensor, self.trunk(video[:, :, 0]))[:, None].expand(-1, 3, -1, -1, -1)
         frames = video[:, :, [0, last // 2, last]].transpose(1, 2)
         return cast(Tensor, self.trunk(frames.flatten(0, 1))).unflatten(0, (-1, 3))
 

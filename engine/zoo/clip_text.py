@@ -29,6 +29,13 @@ def build_clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 
 
+def kept_clip_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokenizer:
+    """The tokenizer in `folder`, built there at the first call: merges that tie come in another order each time."""
+    if not folder.is_dir():
+        build_clip_tokenizer(captions).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
 def build_clip_encoder(tokenizer: CLIPTokenizer, *, width: int = 64, layers: int = 2, heads: int = 4) -> CLIPTextModel:
     """A CLIP text encoder of `width` channels."""
     config = CLIPTextConfig(

@@ -105,13 +105,19 @@ def sample(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor,
     """Random clips: (video [B, 3, F, 64, 64], captions, objects [B], directions [B])."""
     objects = torch.randint(len(names()), (batch,), generator=generator)
     directions = torch.randint(len(DIRECTIONS), (batch,), generator=generator)
+    video = varied(objects, directions, frames, generator)
+    pairs = zip(objects.tolist(), directions.tolist(), strict=True)
+    return video, [caption(names()[thing], DIRECTIONS[way]) for thing, way in pairs], objects, directions
+
+
+def varied(objects: Tensor, directions: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    """Clips [B, 3, frames, 64, 64] of these objects [B] and directions [B]; background, size and place are drawn."""
+    batch = objects.shape[0]
     colours = torch.tensor(list(BACKGROUNDS.values())).float() / 255
     backgrounds = colours[torch.randint(len(colours), (batch,), generator=generator)]
     scale = 0.56 + 0.12 * torch.rand(batch, generator=generator)
     offset = 0.03 * (2 * torch.rand(batch, 2, generator=generator) - 1)
-    video = render(objects, directions, backgrounds, frames, scale=scale, offset=offset)
-    pairs = zip(objects.tolist(), directions.tolist(), strict=True)
-    return video, [caption(names()[thing], DIRECTIONS[way]) for thing, way in pairs], objects, directions
+    return render(objects, directions, backgrounds, frames, scale=scale, offset=offset)
 
 
 def examples(count: int, pixels: tuple[int, int, int], seed: int) -> tuple[Tensor, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from engine.zoo import emoji
-from engine.zoo.clip_text import build_clip_encoder, build_clip_tokenizer, save_clip_side
+from engine.zoo.clip_text import build_clip_encoder, kept_clip_tokenizer, save_clip_side
 from engine.zoo.diffusion import NoisyLatents, fast_training
 from engine.zoo.files import save_half, save_index
 from engine.zoo.latents import build_bank
@@ -66,7 +66,7 @@ def train_sd(work: Path, out: Path, *, seed: int, steps: int) -> None:
     bank = build_bank(work, seed)
     torch.manual_seed(seed)
     captions = [emoji.caption(name) for name in emoji.names()]
-    tokenizer = build_clip_tokenizer(captions)
+    tokenizer = kept_clip_tokenizer(work / "tokenizer", captions)
     model = TextToImage(tokenizer)
     averaged = copy.deepcopy(model)
     scheduler = DDIMScheduler(**SCHEDULER)

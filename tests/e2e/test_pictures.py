@@ -59,3 +59,24 @@ def test_caches_save_macs_and_keep_the_pictures(spec: str, ratio: float, tmp_pat
     assert report["psnr"] > 20
     assert set(report["baseline"]["judge"]) == {"prompt_accuracy"}
     assert (tmp_path / "run" / "side_by_side.png").is_file()
+
+
+def test_a_sampler_is_measured_against_another_with_more_steps(tmp_path: Path) -> None:
+    changes = ("--set", "sampler.dpm_solver_pp.steps=6", "--set", "baseline.sampler.ddim.steps=24")
+    report = run("dpm_solver_pp_pixart.yaml", tmp_path / "run", *changes)
+    done, plain = report["receipts"], report["receipts"]["baseline"]
+    assert (done["steps"], plain["steps"], report["techniques"]) == (6, 24, {})
+    assert report["macs_ratio"] == 4.0 and report["speedup"] > 1
+    assert report["psnr"] > 30, "both follow one ODE from one noise"
+    assert report["baseline"]["sampler"]["ddim"]["steps"] == 24
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert (plan["estimate"]["macs_ratio"], plan["baseline"]["steps"]) == (4.0, 24)
+    again = run(str(tmp_path / "run" / "spec.lock.yaml"), tmp_path / "again")
+    assert [again[name] for name in ("psnr", "macs", "baseline_macs")] == [
+        report[name] for name in ("psnr", "macs", "baseline_macs")
+    ]
+
+
+def test_a_plain_model_is_compared_with_nothing(tmp_path: Path) -> None:
+    report = run("models/dit.yaml", tmp_path / "run", "--set", "sampler.ddim.steps=5")
+    assert "baseline" not in report and not (tmp_path / "run" / "baseline.png").exists()

@@ -231,6 +231,8 @@ NAMES = [
           "11:32 baseline.techniques.0.fora.intervall", "unknown key `intervall`", "did you mean `interval`?"),
     wrong("baseline's sampler", "seed: 0", "baseline: {sampler: {toca: {}}}", "11:22 baseline.sampler.toca",
           "`toca` is no sampler", "name a sampler here: `ddim`"),
+    wrong("baseline is the run itself", "seed: 0", "baseline: {techniques: [toca: {interval: 2}]}", "11:1 baseline",
+          "the baseline is the run itself", "another sampler or more steps"),
     asked("profile", ["--profile", "papr"], "--profile papr", "no profile `papr`", "use one of: `embedded`, `fast`",
           text=f"{GOOD}profiles: {{fast: {{}}}}\n"),
     wrong("weights folder", "small", "./nowhere", "1:29 model.weights", "no weights folder nowhere/transformer",

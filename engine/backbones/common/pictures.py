@@ -234,6 +234,7 @@ class PictureModel(Backbone):
             text_tokens=self.text_tokens(inputs),
             dtype=self.dtype,
             timesteps=len(self.noise.alphas_cumprod),
+            noise=self.noise,
         )
 
     @property

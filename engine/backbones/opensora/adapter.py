@@ -183,6 +183,7 @@ class OpenSora(Backbone):
             grid=self.model.grid((latent[1], latent[2], latent[3])),
             text_tokens=text.estimated_tokens(prompts, int(self.model.config["model_max_length"])),
             dtype=self.dtype,
+            noise=self.noise,
         )
 
     def check(self, inputs: Inputs) -> list[tuple[str, str, str]]:

@@ -21,16 +21,20 @@ class Ddim(Technique):
     """DDIM: Denoising Diffusion Implicit Models (arXiv 2010.02502)."""
 
     slug = "ddim"
+    paper = "ddim"
     family = "solvers"
     stage = Stage.TRAJECTORY
     process: ClassVar[Process | None] = "diffusion"
     deviations: ClassVar[tuple[str, ...]] = (
         "the number of steps is kept where it does not divide the trained ones; the official code then takes more",
-        "the official variant with the larger variance of DDPM (sigma-hat) is left out",
+        "`quadratic` spacing of 30 steps and more is refused: the official code then visits time step 0 several times",
+        "a variance that the model has learned (DiT) is not used: `eta: 1` adds the noise of DDPM's fixed one",
     )
 
     steps: int = Field(50, ge=1, le=1000, description="Number of predictions, unless `timesteps` lists them.")
     eta: float = Field(0.0, ge=0.0, le=1.0, description="Fresh noise: 0 none (DDIM), 1 that of DDPM.")
+    sigma_hat: bool = Field(False, description="Fresh noise of DDPM's larger variance, beta; only with `eta: 1`.")
+    clip: bool = Field(False, description="Clamp every estimate of the clean sample to -1..1; only for pixels.")
     spacing: Literal["leading", "trailing", "linspace", "quadratic"] = Field(
         "leading", description="How the time steps are spread; `linspace` is that of the original DiT."
     )
@@ -56,23 +60,45 @@ class Ddim(Technique):
         return spacings.levels(self.visited(run.timesteps), run.timesteps)
 
     def check(self, run: RunShape) -> list[tuple[str, str]]:
-        """Time steps that the model knows, each once."""
-        return spacings.problems(self.visited(run.timesteps), run.timesteps)
+        """Time steps that the model knows, each once; a variance and a range that mean something."""
+        problems = spacings.problems(self.visited(run.timesteps), run.timesteps)
+        if self.sigma_hat and self.eta != 1:
+            problems.append((f"`sigma_hat` is a variance of DDPM, and `eta` is {self.eta:g}", "set `eta: 1`"))
+        if self.clip and not run.in_pixels:
+            problems.append((f"`clip` is for models of pixels, and `{run.backbone}` has latents", "remove `clip`"))
+        return problems
 
     def sampler(self, run: RunShape) -> Sampler:
         """The loop, which ends at level 0 or at that of time step 0."""
-        return partial(ddim, end=0.0 if self.set_alpha_to_one else 1 / run.timesteps, eta=self.eta)
+        end = 0.0 if self.set_alpha_to_one else 1 / run.timesteps
+        return partial(ddim, end=end, eta=self.eta, sigma_hat=self.sigma_hat, clip=self.clip)
 
 
-def ddim(x: Tensor, times: Sequence[float], denoise: Denoise, *, end: float = 0.0, eta: float = 0.0) -> Tensor:
-    """Equation 12. x: [b, ...] at noise level times[0]; returns the latents at level `end`."""
+def ddim(
+    x: Tensor,
+    times: Sequence[float],
+    denoise: Denoise,
+    *,
+    end: float = 0.0,
+    eta: float = 0.0,
+    sigma_hat: bool = False,
+    clip: bool = False,
+) -> Tensor:
+    """Equation 12. x: [b, ...] at noise level times[0]; returns the latents at level `end`.
+
+    With `clip` the noise is that which leads from the clamped clean sample to x, as DDPM's posterior has it. With
+    `sigma_hat` more noise is added than the mean accounts for, except in the step that ends clean.
+    """
     noise = denoise.noise
     for t, s in pairwise([*times, end]):
-        epsilon = denoise.epsilon(x, t)
-        x0 = (x - noise.sigma(t) * epsilon) / noise.alpha(t)
-        spread = eta * noise.sigma(s) / noise.sigma(t) * math.sqrt(max(0.0, 1 - (noise.alpha(t) / noise.alpha(s)) ** 2))
-        x = noise.alpha(s) * x0 + math.sqrt(noise.sigma(s) ** 2 - spread**2) * epsilon
+        x0, epsilon = denoise.parts(x, t)
+        if clip:
+            x0 = x0.clamp(-1, 1)
+            epsilon = (x - noise.alpha(t) * x0) / noise.sigma(t)
+        larger = math.sqrt(max(0.0, 1 - (noise.alpha(t) / noise.alpha(s)) ** 2))
+        spread = eta * noise.sigma(s) / noise.sigma(t) * larger
+        x = noise.alpha(s) * x0 + math.sqrt(max(0.0, noise.sigma(s) ** 2 - spread**2)) * epsilon
         if spread > 0:
             assert denoise.draw is not None
-            x = x + spread * denoise.draw(x)
+            x = x + (larger if sigma_hat else spread) * denoise.draw(x)
     return x

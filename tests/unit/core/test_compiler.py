@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from support import BACKBONES, ROOT, tiny_request
 
 from engine import registry
 from engine.compiler import Compiled, baseline_of, compile_spec
-from engine.cost import Share, kept_macs
+from engine.cost import Share, kept_macs, measured_macs
 from engine.errors import InvalidInput
 from engine.sites import Site, SiteKind, Sites
 from engine.spec import load_spec
@@ -111,6 +113,18 @@ def test_kept_fractions_pass_inwards() -> None:
     ]
     assert kept_macs(sites, {}) == 1110
     assert kept_macs(sites, {"a": 0.5, "a.b": 0.5}) == 5 + 25 + 1000
+    assert kept_macs(sites, {"a": 0.5, "a.b": 0.5}, {"a.b": 8, "c": 1}) == 5 + 25 + 4 + 1000 + 1
+
+
+def test_measured_shares_are_of_the_whole_site() -> None:
+    module: Any = None
+    sites = [
+        Site("a", SiteKind.BLOCK, module, macs=10),
+        Site("a.b", SiteKind.FEED_FORWARD, module, "a", macs=100),
+        Site("a.b.c", SiteKind.LINEAR, module, "a.b", macs=1000),
+    ]
+    assert measured_macs(sites, {"a": 0.5}) == 555, "what was not measured shares the fate of what it lies in"
+    assert measured_macs(sites, {"a": 0.5, "a.b": 0.25}, {"a.b": 4}) == 5 + 25 + 250 + 2
 
 
 def test_two_of_one_stage_on_one_site_conflict(compile_tiny: Compile) -> None:
@@ -154,6 +168,46 @@ def test_the_baseline_may_have_techniques_and_a_sampler_of_its_own() -> None:
     other = request.spec.model_validate({**request.spec.model_dump(), "baseline": own})
     changed = baseline_of(type(request)(other, request.value, request.path, request.profile), compiled)
     assert ([entry.slug for entry in changed.plan.techniques], changed.run.steps) == (["fora"], 5)
+
+
+def against(backbone: str, baseline: dict[str, Any], *techniques: dict[str, Any], **options: Any) -> Compiled:
+    """A tiny run compared with `baseline`."""
+    request = tiny_request(backbone, techniques, **options)
+    spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": baseline})
+    return compile_spec(replace(request, spec=spec), BACKBONES[backbone].tiny())
+
+
+def test_a_plan_states_another_baseline_with_the_costs_of_that_ones_own_plan() -> None:
+    plan = against("dit", {"sampler": {"ddim": {"steps": 40}}}, sampler={"dpm_solver_pp": {"steps": 10}}).plan
+    assert plan.baseline is not None
+    assert (plan.baseline.sampler.slug, plan.baseline.steps, plan.baseline.techniques) == ("ddim", 40, [])
+    assert plan.estimate.macs_ratio == 4.0
+    assert plan.estimate.baseline_macs == 4 * plan.estimate.macs
+    assert all(macs["baseline"] == pytest.approx(4 * macs["planned"]) for macs in plan.estimate.kinds.values())
+    assert '"baseline": {' in plan.canonical()
+
+
+def test_techniques_of_a_baseline_count_in_its_costs(compile_tiny: Compile) -> None:
+    fora = compile_tiny("opensora", {"fora": {"interval": 4}}).plan.estimate
+    plan = against("opensora", {"techniques": [{"fora": {"interval": 2}}]}, {"fora": {"interval": 4}}).plan
+    assert plan.baseline is not None and [entry.slug for entry in plan.baseline.techniques] == ["fora"]
+    assert plan.estimate.macs == fora.macs < plan.estimate.baseline_macs < fora.baseline_macs
+    assert plan.estimate.macs_ratio == pytest.approx(plan.estimate.baseline_macs / fora.macs, abs=1e-4)
+
+
+def test_a_plan_without_a_baseline_of_its_own_states_none(compile_tiny: Compile) -> None:
+    plan = compile_tiny("opensora", {"fora": None}).plan
+    assert plan.baseline is None and "baseline" not in json.loads(plan.canonical())
+
+
+@pytest.mark.parametrize("techniques", [[], [{"fora": {"interval": 2}}]])
+def test_a_baseline_that_is_the_run_itself_is_refused(techniques: list[dict[str, Any]]) -> None:
+    baseline = {"sampler": {"rflow": {"steps": 8, "base_size": 16}}, "techniques": techniques}
+    with pytest.raises(
+        InvalidInput, match="the baseline is the run itself: `rflow` with the same parameters"
+    ) as caught:
+        against("opensora", baseline, *techniques)
+    assert "another sampler or more steps" in str(caught.value)
 
 
 def test_profiles_and_changes_apply_on_top_of_one_another() -> None:

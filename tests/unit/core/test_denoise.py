@@ -9,7 +9,7 @@ import torch
 from solvers import NOISE, noise
 from torch import Tensor
 
-from engine.denoise import Denoise, NoiseSchedule, Prediction, RectifiedFlow, half_log_snr
+from engine.denoise import Denoise, DiscreteDiffusion, NoiseSchedule, Prediction, RectifiedFlow, half_log_snr
 
 
 def test_levels_are_time_steps() -> None:
@@ -30,6 +30,19 @@ def test_between_time_steps_log_alpha_is_linear() -> None:
     assert middle == pytest.approx(low + (high - low) / 4, rel=1e-9)
     assert NOISE.timestep(0.40025) == pytest.approx(399.25)
     assert math.log(NOISE.alpha(0.0005)) == pytest.approx(math.log(NOISE.alpha(0.001)) / 2)
+
+
+@pytest.mark.parametrize("schedule", [NOISE, RectifiedFlow()])
+@pytest.mark.parametrize("level", [0.001, 0.0123, 0.4, 0.77777, 0.999])
+def test_levels_are_found_again_by_half_log_snr(schedule: NoiseSchedule, level: float) -> None:
+    assert schedule.level(half_log_snr(schedule, level)) == pytest.approx(level, rel=1e-9)
+
+
+def test_half_log_snr_beyond_the_time_steps_is_the_nearest_one() -> None:
+    assert (NOISE.level(-math.inf), NOISE.level(-50.0), NOISE.level(50.0)) == (1.0, 1.0, 0.001)
+    rescaled = DiscreteDiffusion((*NOISE.alphas_cumprod[:-1], 0.0))
+    assert half_log_snr(rescaled, 1.0) == -math.inf
+    assert rescaled.level(half_log_snr(rescaled, 0.999)) == pytest.approx(0.999)
 
 
 def test_half_log_snr_falls_with_the_level() -> None:
@@ -57,3 +70,4 @@ def test_every_prediction_gives_the_same_sample_and_noise(prediction: Prediction
     torch.testing.assert_close(denoise(x, t), clean)
     torch.testing.assert_close(denoise.epsilon(x, t), fresh)
     torch.testing.assert_close(denoise.velocity(x, t), clean - fresh)
+    torch.testing.assert_close(denoise.parts(x, t), (clean, fresh))

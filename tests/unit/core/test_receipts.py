@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support import BACKBONES
+from support import BACKBONES, tiny_request
 from torch import Tensor
 
 from engine import registry
-from engine.compiler import Compiled
+from engine.compiler import Compiled, compile_both
 from engine.cost import Share
 from engine.errors import InvalidInput, NoEffect
-from engine.receipts import Trace, largest_difference, receipts, verdict
+from engine.measure import compare
+from engine.receipts import Trace, largest_difference, receipts, share_done, verdict
 from engine.runner import live_sites, opened
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import Branch, Phase, RunShape
@@ -106,6 +108,33 @@ def test_an_identical_output_fails(compile_tiny: Compile) -> None:
         judged(compile_tiny("opensora", {"fake": None}, on=tiny), compile_tiny("opensora", on=tiny))
 
 
+def test_a_sampler_that_gives_the_baselines_output_fails() -> None:
+    """The same time steps, once as a spacing and once as a list: other settings, and the same samples."""
+    with pytest.raises(NoEffect, match="`ddim` gives exactly the output of the baseline's `ddim`") as caught:
+        compared({"ddim": {"timesteps": [875, 750, 625, 500, 375, 250, 125, 0]}}, {"ddim": {"steps": 8}})
+    assert "give one of them another number of `steps`" in str(caught.value)
+
+
+def test_predictions_and_macs_of_both_sides_are_counted() -> None:
+    done = compared({"dpm_solver_pp": {"steps": 3}}, {"ddim": {"steps": 6, "eta": 1.0}})
+    plain = done["baseline"]
+    assert (done["steps"], done["planned_steps"], plain["steps"], plain["planned_steps"]) == (3, 3, 6, 6)
+    assert (done["macs"], plain["macs"]) == (done["planned_macs"], plain["planned_macs"])
+    assert plain["macs"] == 2 * done["macs"] > 0
+    assert (done["fresh_noise"], plain["fresh_noise"]) == (0, 5), "none in the step that ends clean"
+    assert not done["output_identical"] and done["techniques"] == {}
+
+
+def compared(sampler: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """Receipts of a tiny run of one sampler against another."""
+    request = tiny_request("dit", [], sampler=sampler)
+    spec = request.spec.model_validate({**request.spec.model_dump(), "baseline": {"sampler": baseline}})
+    run, plain = compile_both(replace(request, spec=spec), BACKBONES["dit"].tiny())
+    found = compare(run, plain, 1, lambda _what, _steps: lambda: None).receipts
+    verdict(found, run)
+    return found
+
+
 def test_matching_no_site_is_refused_before_the_run(compile_tiny: Compile) -> None:
     with pytest.raises(InvalidInput, match="`fake` matches no site"):
         compile_tiny("opensora", {"fake": {"behaviour": "matches nothing"}})
@@ -155,3 +184,16 @@ def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_
     kinds = done["techniques"]["fake"]["kinds"]["feed_forward"]
     assert kinds["done"] == kinds["planned"] == {"full": 2 * 4 + 2 * 2, "reused": 4 * 8 - 12}
     assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
+
+
+def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
+    """Half of the queries on a third of the keys are a sixth; what a layer gives counts, not what enters it."""
+    site = Site("k", SiteKind.KERNEL, torch.nn.Identity(), grid=(1, 2, 6), macs=2 * 12 * 12 * 8)
+    layer = Site("a", SiteKind.SELF_ATTENTION, torch.nn.Identity(), grid=(1, 2, 6))
+    trace = Trace()
+    trace.begin(3)
+    query, key = torch.zeros(3, 2, 6, 4), torch.zeros(3, 2, 4, 4)
+    trace(site, query, {"key": key, "value": key}, query)
+    trace(layer, torch.zeros(3, 12, 8), {}, torch.zeros(3, 6, 8))
+    assert share_done(trace.steps[0], site) == pytest.approx(1 / 6)
+    assert share_done(trace.steps[0], layer) == 0.5

@@ -113,12 +113,21 @@ def test_observer_sees_only_calls_that_happen() -> None:
     view = Sites(sites_of(model))
     view.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: hidden)
     view.wrap(SiteKind.CROSS_ATTENTION, plus(0))
-    attachment = Attachment(
-        sites_of(model), Step(), [Layer(Track("t"), view.wraps)], lambda site, hidden: seen.append(site.name)
-    )
+    attachment = Attachment(sites_of(model), Step(), [Layer(Track("t"), view.wraps)], lambda *call: seen.append(call))
     attachment.attach()
-    model(x)
-    assert seen == ["second"]
+    out = model(x)
+    ((site, hidden, inputs, seen_out),) = seen
+    assert site.name == "second" and inputs == {"factor": 3.0}
+    assert torch.equal(hidden, x) and torch.equal(seen_out, out)
+
+
+def test_watching_a_site_changes_no_call() -> None:
+    model, x = Two(), torch.ones(1, 4, 1)
+    view = Sites(sites_of(model))
+    view.watch(SiteKind.FEED_FORWARD, lambda site: site.name == "first")
+    assert [site.name for site, _ in view.wraps] == ["first"]
+    Attachment(sites_of(model), Step(), [Layer(Track("t"), view.wraps)]).attach()
+    assert torch.equal(model(x), 6 * x)
 
 
 def test_where_limits_a_wrap_and_enclosing_names_the_outer_site() -> None:

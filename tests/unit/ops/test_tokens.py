@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.ops.tokens import gather_tokens, scatter_tokens, spread_bonus, top_tokens
+from engine.ops.tokens import add_tokens, gather_tokens, scatter_tokens, spread_bonus, top_tokens
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 6))
 
@@ -31,6 +31,13 @@ def test_scatter_writes_in_place() -> None:
     x = torch.zeros(1, 3, 2)
     assert scatter_tokens(x, torch.tensor([[2]]), torch.ones(1, 1, 2)) is x
     assert x[0].sum(dim=1).tolist() == [0, 0, 2]
+
+
+def test_rows_added_to_one_place_add_up() -> None:
+    x = torch.arange(12.0).view(2, 3, 2)
+    out = add_tokens(x, torch.tensor([[1, 1], [0, 2]]), torch.ones(2, 2, 2))
+    assert (out - x)[..., 0].tolist() == [[0, 2, 0], [1, 0, 1]]
+    assert x[0, 1, 0] == 2, "the tokens themselves stay as they are"
 
 
 @given(st.integers(1, 30), st.integers(0, 2**31), st.data())

@@ -1,0 +1,1 @@
+"""Techniques that change how many tokens a layer works on."""
