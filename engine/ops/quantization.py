@@ -79,6 +79,9 @@ def quantize(
 
     `scales` is the number format that the scales will be kept in: they are rounded to it first, so that codes fit them.
     """
+    if matrix.is_meta:  # a sketch has shapes only, and torch takes its time to work them out operation by operation
+        scale = matrix.new_empty(matrix.shape[0], matrix.shape[1] // group, dtype=torch.float32)
+        return Codes(torch.empty_like(matrix, dtype=torch.int8), scale, None if symmetric else torch.empty_like(scale))
     grouped = matrix.float().unflatten(1, (-1, group))
     scale, zero = group_range(grouped, bits, symmetric=symmetric, clip=clip)
     if scales is not None:
@@ -107,6 +110,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     if bits == 8:
         return codes.view(torch.uint8)
+    if codes.is_meta:
+        return codes.new_empty(codes.shape[0], codes.shape[1] * bits // 8, dtype=torch.uint8)
     codes_in, bytes_out = _word(bits)
     parts = (codes.to(torch.int32) & (2**bits - 1)).unflatten(1, (-1, codes_in))
     word = sum((parts[..., index] << (bits * index) for index in range(codes_in)), torch.zeros_like(parts[..., 0]))
