@@ -45,6 +45,8 @@ class Trace:
     nonfinite: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, int] = field(default_factory=dict)
     """Modules that each technique replaced."""
+    kernels: Counter[str] = field(default_factory=Counter)
+    """Launches of low-precision kernels, by number format and kind."""
     draws: int = 0
     """How often the sampler drew fresh noise."""
 
@@ -118,6 +120,8 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
         **spent(compiled, sites, trace),
         "held_bytes": trace.held_bytes,
         "planned_held_bytes": compiled.plan.estimate.held_bytes,
+        "formats": sorted({site.numerics for site in sites if site.numerics is not None}),
+        "kernels": dict(sorted(trace.kernels.items())),
         "output_identical": difference == 0.0,
         "largest_latent_difference": difference,
         "techniques": per_technique,
@@ -236,11 +240,19 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             problems.append(
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
+    problems += _idle_formats(receipt, compiled)
     exact = bool(compiled.entries) and all(entry.technique.exact(compiled.run) for entry in compiled.entries)
     if receipt["output_identical"] and not exact and not problems:
         problems += _without_effect(compiled)
     if problems:
         raise NoEffect(problems)
+
+
+def _idle_formats(receipt: Mapping[str, Any], compiled: Compiled) -> list[Problem]:
+    """Number formats that replaced modules promise and in which no product ran."""
+    place, ran = compiled.request.value.at(("techniques",)), {name.partition(" ")[0] for name in receipt["kernels"]}
+    idle = [name for name in receipt["formats"] if name not in ran]
+    return [Problem(f"no layer ran in {name}, as the plan says", "report this", place) for name in idle]
 
 
 def _without_effect(compiled: Compiled) -> list[Problem]:
@@ -259,7 +271,7 @@ def _without_effect(compiled: Compiled) -> list[Problem]:
 
 def _inert(done: Mapping[str, Any]) -> bool:
     kinds = done["kinds"].values()
-    return bool(kinds) and all(set(entry["done"]) <= {"full"} for entry in kinds)
+    return not done["modules_replaced"] and bool(kinds) and all(set(entry["done"]) <= {"full"} for entry in kinds)
 
 
 def hint(entry: Any, compiled: Compiled) -> str:
