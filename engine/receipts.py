@@ -66,14 +66,16 @@ class Trace:
     def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
         """An innermost call: counted are the places of its output, tokens or those of a picture.
 
-        A kernel's share is that of its products: fewer queries and fewer keys both count. Of calls of the whole model
-        rows are counted, and a step is one.
+        A kernel's share is that of its products: fewer queries and fewer keys both count. Where a site has no tokens,
+        as the whole model or what reads the text, rows are counted; a step is one.
         """
         result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
             done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
-        elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
-            done = hidden.shape[0] if site.kind is SiteKind.MODEL else self.steps[-1].rows
+        elif site.kind is SiteKind.STEP:
+            done = self.steps[-1].rows
+        elif site.kind is SiteKind.MODEL or not site.tokens:
+            done = hidden.shape[0]
         else:
             done = result.numel() // site.width if site.width else result.shape[0] * result.shape[1]
         self.steps[-1].evaluated[site.name] += done

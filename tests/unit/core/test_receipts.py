@@ -235,8 +235,8 @@ def test_a_share_inside_a_share_counts_once(compile_tiny: Compile) -> None:
 def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
     compiled = compile_tiny("opensora", {"fake": None})
     good = {"as_planned": True, "latents": "a"}
-    receipt = {"techniques": {"fake": {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1},
-                                       "modules_replaced": 0}}, "output_identical": False, "kernels": {}, "formats": {}}  # fmt: skip
+    done = {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1}, "modules_replaced": 0}
+    receipt = {"techniques": {"fake": done}, "output_identical": False, "kernels": {}, "formats": {}}
     verdict({**receipt, "ranks": [good, good]}, compiled)
     with pytest.raises(NoEffect, match="rank 1 did something other than its plan"):
         verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
