@@ -345,8 +345,9 @@ def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
     """Why two techniques cannot run together, in one sentence, or None. `sites` are all of the model's."""
     one, two = first.technique, second.technique
     for here, there in ((one, two), (two, one)):
-        if there.slug in here.excludes:
-            return f"`{here.slug}` cannot run with `{there.slug}`: {here.excludes[there.slug]}"
+        reason = here.excludes.get(there.slug) or _apart(here, there)
+        if reason:
+            return f"`{here.slug}` cannot run with `{there.slug}`: {reason}"
     if one.slug == two.slug or one.stage is not two.stage:
         return None
     if two.slug in one.shares_with or one.slug in two.shares_with:
@@ -365,6 +366,11 @@ def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
                 f"({', '.join(kinds)}) runs at all: only one can own it"
             )
     return None
+
+
+def _apart(shared: Technique, other: Technique) -> str | None:
+    """Why `shared`, if it runs in several processes, would see them part, or None."""
+    return "every process would decide by itself" if shared.processes() > 1 and other.dynamic else None
 
 
 def _lies_in(site: Site, others: Sequence[Site], inside: Mapping[str, str]) -> bool:
