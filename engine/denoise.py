@@ -25,6 +25,15 @@ def half_log_snr(noise: NoiseSchedule, t: float) -> float:
     return math.log(alpha / sigma) if sigma > 0 else math.inf
 
 
+def target(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a model has to predict for alpha clean + sigma noise; all shapes as `clean` or broadcast to it."""
+    if prediction == "sample":
+        return clean
+    if prediction == "epsilon":
+        return noise
+    return alpha * noise - sigma * clean if prediction == "v" else clean - noise
+
+
 class NoiseSchedule(Protocol):
     """x_t = alpha(t) x_0 + sigma(t) noise, for t in 0..1."""
 
