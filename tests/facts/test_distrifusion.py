@@ -324,6 +324,15 @@ def test_rows_that_do_not_divide_are_refused(backbone: str, ranks: int, expected
         compile_tiny(backbone, {"distrifusion": {"ranks": ranks}})
 
 
+def test_a_convolution_that_takes_no_rows_is_refused(compile_tiny: Compile) -> None:
+    """One that another technique has put in, for instance: it would pad every strip with zeros."""
+    tiny = BACKBONES["sd"].tiny()
+    block = tiny.model.down_blocks[0].resnets[0]
+    block.conv1 = nn.Conv2d(block.conv1.in_channels, block.conv1.out_channels, 3, padding=1)
+    with pytest.raises(InvalidInput, match=r"`down_blocks.0.resnets.0.conv1` reads rows around its own"):
+        compile_tiny("sd", {"distrifusion": None}, on=tiny)
+
+
 def test_odd_halves_are_refused(compile_tiny: Compile) -> None:
     with pytest.raises(InvalidInput, match="needs an even number of `ranks`"):
         compile_tiny("sd", {"distrifusion": {"ranks": 3, "split_batch": True}})
