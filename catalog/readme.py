@@ -179,7 +179,9 @@ def measured_table(reports: Sequence[Report]) -> str:
 def command(report: Report) -> str:
     """What to type for a run like this one."""
     profile = "" if report.profile in (None, "embedded") else f" --profile {report.profile}"
-    return f"engine run specs/{report.spec}{profile}"
+    processes = (report.environment.model_extra or {}).get("processes", 1)
+    engine = "engine" if processes == 1 else f"torchrun --nproc_per_node {processes} -m engine"
+    return f"{engine} run specs/{report.spec}{profile}"
 
 
 def status_table(library: Library, reports: Sequence[Report]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -43,14 +44,31 @@ def teaching(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except EngineError as error:
-            for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
+            if error.rank is not None or not rank():  # what all ranks met before they joined, the first one says
+                where = "" if error.rank is None else f"rank {error.rank}: "
+                for problem in error.problems:
+                    print(f"{where}error: {problem}", file=sys.stderr)
+            leave(error.exit_code, at_once=error.rank is not None)
         except KeyboardInterrupt:
-            print("interrupted: nothing was written", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            if not rank():
+                print("interrupted: nothing was written", file=sys.stderr)
+            leave(INTERRUPTED, at_once=int(os.environ.get("WORLD_SIZE", 1)) > 1)
 
     return guarded
+
+
+def rank() -> int:
+    """Number of this process among those started together; `engine.parallel` knows more, and imports torch."""
+    return int(os.environ.get("RANK", 0))
+
+
+def leave(code: int, *, at_once: bool) -> NoReturn:
+    """End with an exit code; `at_once` without a last word to other ranks, which may never answer it."""
+    if at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code) from None
 
 
 def print_json(data: Any) -> None:
@@ -76,16 +94,22 @@ def run(
     folder: Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<spec>-<time>.")] = None,
     baseline: Annotated[bool, typer.Option(help="Run the baseline too and compare.")] = True,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs of each side, interleaved.")] = 3,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds after which a silent rank counts as lost; default: 60, on CUDA 600."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a spec: accelerated beside its baseline, with receipts, timings and quality."""
-    from engine.execute import execute
+    from engine.execute import Wish, execute
     from engine.view import RunView
 
-    with RunView(err if as_json else out, quiet=as_json) as view:
-        report, where = execute(
-            spec, profile, changes or (), device, folder, with_baseline=baseline, repeats=repeats, view=view
-        )
+    wish = Wish(spec, profile, changes or (), device, folder, baseline, repeats, timeout)
+    with RunView(err if as_json else out, quiet=as_json or rank() > 0) as view:
+        finished = execute(wish, view)
+    if finished is None:
+        return
+    report, where = finished
     if as_json:
         print_json(report)
         return

@@ -19,7 +19,7 @@ from engine.cost import kept_macs
 from engine.document import Value
 from engine.errors import EngineError, InvalidInput, Place, Problem, nearest
 from engine.lessons import problems_of
-from engine.plan import BaselinePlan, Estimate, Plan, Shape, StepPlan, TechniquePlan, phase_key
+from engine.plan import BaselinePlan, Estimate, Plan, Range, Shape, StepPlan, TechniquePlan, phase_key
 from engine.sites import Around, Site, SiteKind, Sites
 from engine.spec import Baseline, ModelChoice, Request
 from engine.step import Branch, Phase, RunShape
@@ -37,6 +37,13 @@ class Entry:
     path: tuple[str | int, ...]
     wraps: list[tuple[Site, Around]] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+    bounds: tuple[list[Phase], list[Phase]] = ([], [])
+    """The cheapest and the dearest course of a run; both are `phases` unless data decides."""
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites it wraps, each once."""
+        return list({site.name: site for site, _ in self.wraps}.values())
 
 
 @dataclass
@@ -77,6 +84,11 @@ class Compiled:
     run: RunShape
     sampler: Technique
     entries: tuple[Entry, ...]
+
+    @property
+    def processes(self) -> int:
+        """Processes that run it together."""
+        return processes_of(self.entries)
 
 
 def compile_spec(request: Request, backbone: Backbone | None = None, store: Store | None = None) -> Compiled:
@@ -244,6 +256,8 @@ def bind(draft: Draft, store: Store) -> None:
             facts = facts_of(technique, before, draft.backbone, sampler, draft.run)
             entry.technique = technique.bound(store.load(technique.slug, facts))
         before.append(technique)
+    levels, noise = draft.sampler.technique.times(draft.run), draft.backbone.noise
+    draft.run = replace(draft.run, times=tuple(noise.timestep(level) for level in levels))
 
 
 def match(draft: Draft) -> None:
@@ -260,9 +274,11 @@ def match(draft: Draft) -> None:
     draft.sites = draft.backbone.sites(draft.run) if any(swapped.values()) else draft.plain_sites
     for entry in fitting:
         technique = entry.technique
-        view = Sites(draft.sites)
+        view = Sites(draft.sites, draft.run)
         technique.attach(view)
         entry.wraps = view.wraps
+        for rule, remedy in view.refusals:
+            draft.report(f"`{technique.slug}`: {rule}", remedy, *entry.path)
         if not entry.wraps and not swapped[technique.slug]:
             draft.report(
                 f"`{technique.slug}` matches no site of `{draft.backbone.name}` with these parameters",
@@ -306,7 +322,7 @@ def check(draft: Draft) -> None:
     _check_process(draft, sampler)
     for index, entry in enumerate(listed):
         for other in [*listed[:index], sampler]:
-            reason = conflict(other, entry)
+            reason = conflict(other, entry, draft.sites)
             if reason:
                 draft.report(reason, "keep one of the two", *entry.path)
 
@@ -325,37 +341,84 @@ def _check_process(draft: Draft, sampler: Entry) -> None:
         )
 
 
-def conflict(first: Entry, second: Entry) -> str | None:
-    """Why two techniques cannot run together, in one sentence, or None."""
+def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
+    """Why two techniques cannot run together, in one sentence, or None. `sites` are all of the model's."""
     one, two = first.technique, second.technique
     for here, there in ((one, two), (two, one)):
-        if there.slug in here.excludes:
-            return f"`{here.slug}` cannot run with `{there.slug}`: {here.excludes[there.slug]}"
+        reason = here.excludes.get(there.slug) or _apart(here, there)
+        if reason:
+            return f"`{here.slug}` cannot run with `{there.slug}`: {reason}"
     if one.slug == two.slug or one.stage is not two.stage:
         return None
     if two.slug in one.shares_with or one.slug in two.shares_with:
         return None
-    shared = {site.name for site, _ in first.wraps} & {site.name for site, _ in second.wraps}
-    if not shared:
-        return None
-    kinds = sorted({site.kind.value for site, _ in second.wraps if site.name in shared})
-    return (
-        f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and both decide about "
-        f"{len(shared)} sites ({', '.join(kinds)}): only one can own a site"
-    )
+    both = f"`{one.slug}` and `{two.slug}` are both of stage {one.stage.name} and"
+    shared = {site.name for site in first.sites} & {site.name for site in second.sites}
+    if shared:
+        kinds = sorted({site.kind.value for site in second.sites if site.name in shared})
+        return f"{both} both decide about {len(shared)} sites ({', '.join(kinds)}): only one can own a site"
+    inside = {site.name: site.inside for site in sites}
+    for outer, inner in ((first, second), (second, first)):
+        kinds = sorted({site.kind.value for site in inner.sites if _lies_in(site, outer.sites, inside)})
+        if kinds:
+            return (
+                f"{both} `{outer.technique.slug}` decides whether what `{inner.technique.slug}` wraps "
+                f"({', '.join(kinds)}) runs at all: only one can own it"
+            )
+    return None
+
+
+def _apart(shared: Technique, other: Technique) -> str | None:
+    """Why `shared`, if it runs in several processes, would see them part, or None."""
+    return "every process would decide by itself" if shared.processes() > 1 and other.dynamic else None
+
+
+def _lies_in(site: Site, others: Sequence[Site], inside: Mapping[str, str]) -> bool:
+    names, name = {other.name for other in others}, site.inside
+    while name and name not in names:
+        name = inside[name]
+    return bool(name)
 
 
 def schedule(draft: Draft) -> None:
     """Each technique's phase at every step."""
     assert draft.run is not None
     for entry in draft.entries:
-        entry.phases = entry.technique.schedule(draft.run)
-        if len(entry.phases) != draft.run.steps:
-            draft.report(
-                f"`{entry.technique.slug}` schedules {len(entry.phases)} phases for {draft.run.steps} steps",
-                "report this: it is an error in the technique",
-                *entry.path,
-            )
+        entry.phases, entry.bounds = entry.technique.schedule(draft.run), entry.technique.bounds(draft.run)
+        for phases in (entry.phases, *entry.bounds):
+            if len(phases) != draft.run.steps:
+                draft.report(
+                    f"`{entry.technique.slug}` schedules {len(phases)} phases for {draft.run.steps} steps",
+                    "report this: it is an error in the technique",
+                    *entry.path,
+                )
+                break
+    _stop(draft)
+    for index, entry in enumerate(draft.entries):
+        for other in draft.entries[:index]:
+            reason = branch_conflict(other, entry)
+            if reason:
+                draft.report(reason, "keep one of the two", *entry.path)
+
+
+def branch_conflict(first: Entry, second: Entry) -> str | None:
+    """Why one of two techniques cannot have the branches it needs, in one sentence, or None."""
+    for needs, drops in ((first, second), (second, first)):
+        for index, (here, there) in enumerate(zip(needs.phases, drops.phases, strict=True)):
+            if here.branches is None or there.branches is None:
+                continue
+            lost = set(here.branches) - set(there.branches)
+            if lost:
+                return (
+                    f"`{needs.technique.slug}` needs the branch {min(lost)} at step {index}, which "
+                    f"`{drops.technique.slug}` leaves out"
+                )
+    return None
+
+
+def processes_of(entries: Sequence[Entry]) -> int:
+    """Processes that techniques need together."""
+    return max((entry.technique.processes() for entry in entries), default=1)
 
 
 def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Branch, ...]:
@@ -371,24 +434,18 @@ def branches_at(entries: Sequence[Entry], index: int, run: RunShape) -> tuple[Br
 
 
 def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
-    """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination."""
+    """MACs by the product of shares along the onion, and bytes held; one calculation a distinct combination.
+
+    Where data decides, a step's MACs are the most it may spend, and the totals those of the dearest course.
+    """
     assert draft.run is not None and draft.backbone is not None and draft.sampler is not None
     run, plain = draft.run, float(sum(site.macs for site in draft.plain_sites))
     times = draft.sampler.technique.times(run)
-    known: dict[Any, Cost] = {}
-    planned: Counter[str] = Counter()
-    formats: Counter[str] = Counter()
+    meter = Meter(draft)
     steps = []
     for index in range(run.steps):
         phases = {entry.technique.slug: entry.phases[index] for entry in draft.entries}
-        key = tuple(phases.items())
-        if key not in known:
-            known[key] = _cost_of(draft, phases)
         branches = branches_at(draft.entries, index, run)
-        rows = run.batch * len(branches)
-        cost = known[key]
-        planned.update({kind: macs * rows for kind, macs in cost.kinds.items()})
-        formats.update({name: macs * rows for name, macs in cost.formats.items()})
         steps.append(
             StepPlan(
                 index=index,
@@ -396,12 +453,12 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
                 branches=[str(branch) for branch in branches],
                 phases={slug: phase.name for slug, phase in phases.items()},
                 values={slug: phase.value for slug, phase in phases.items() if phase.value is not None},
-                macs=round(cost.macs * rows),
+                macs=round(meter.cost(index, phases).macs),
             )
         )
     full_rows = run.batch * len(run.branches)
     baseline = plain * full_rows * run.steps
-    total = sum(step.macs for step in steps)
+    course, total = meter.course()
     per_kind: Counter[str] = Counter()
     for site in draft.plain_sites:
         per_kind[site.booked] += site.macs * full_rows * run.steps
@@ -410,9 +467,11 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
         macs=total,
         macs_ratio=round(baseline / total, 4),
         kinds={
-            kind: {"baseline": per_kind[kind], "planned": round(planned[kind])} for kind in per_kind if per_kind[kind]
+            kind: {"baseline": per_kind[kind], "planned": round(course.kinds[kind])}
+            for kind in per_kind
+            if per_kind[kind]
         },
-        formats={name: round(macs) for name, macs in formats.items() if macs},
+        formats={name: round(macs) for name, macs in course.formats.items() if macs},
         baseline_weight_bytes=draft.plain_bytes,
         weight_bytes=draft.backbone.weight_bytes(),
         activation_bytes=draft.backbone.activation_bytes(run),
@@ -423,20 +482,60 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs that a row spends in a combination of phases: in all, by kind of site, and by number format."""
+    """MACs spent in a combination of phases: by kind of site, and by number format."""
 
-    macs: float
-    kinds: Counter[str]
-    formats: Counter[str]
+    kinds: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def macs(self) -> float:
+        """All of them."""
+        return sum(self.kinds.values())
+
+    def times(self, rows: int) -> Cost:
+        """The same for as many rows."""
+        kinds, formats = ({name: macs * rows for name, macs in each.items()} for each in (self.kinds, self.formats))
+        return Cost(Counter(kinds), Counter(formats))
+
+
+@dataclass
+class Meter:
+    """MACs of steps; every combination of phases is calculated once."""
+
+    draft: Draft
+    known: dict[Any, Cost] = field(default_factory=dict)
+
+    def cost(self, index: int, phases: Mapping[str, Phase]) -> Cost:
+        """MACs of a step, all rows together."""
+        draft, run, key = self.draft, self.draft.run, tuple(phases.items())
+        assert run is not None
+        if key not in self.known:
+            self.known[key] = _cost_of(draft, phases)
+        return self.known[key].times(run.batch * len(branches_at(draft.entries, index, run)))
+
+    def course(self, cheapest: Entry | None = None) -> tuple[Cost, int]:
+        """MACs of the dearest course of the run, apart and in all; `cheapest` takes its own cheapest one."""
+        assert self.draft.run is not None
+        course, total = Cost(), 0
+        for index in range(self.draft.run.steps):
+            courses = {
+                entry.technique.slug: entry.bounds[0 if entry is cheapest else 1] for entry in self.draft.entries
+            }
+            step = self.cost(index, {slug: phases[index] for slug, phases in courses.items()})
+            course.kinds.update(step.kinds)
+            course.formats.update(step.formats)
+            total += round(step.macs)
+        return course, total
 
 
 def _cost_of(draft: Draft, phases: Mapping[str, Phase]) -> Cost:
+    """What a row spends."""
     assert draft.run is not None
     kept, added = shares_of(draft.entries, phases, draft.run)
     own = str(draft.run.dtype).removeprefix("torch.")
     kinds = _macs_by(draft.sites, kept, added, lambda site: site.booked)
     formats = _macs_by(draft.sites, kept, added, lambda site: site.numerics or own)
-    return Cost(sum(kinds.values()), kinds, formats)
+    return Cost(kinds, formats)
 
 
 def _macs_by(
@@ -458,7 +557,7 @@ def shares_of(
     added: dict[str, float] = {}
     for entry in entries:  # the innermost first: what it adds is spent as far as those further out let it run
         phase = phases[entry.technique.slug]
-        for site in {site.name: site for site, _ in entry.wraps}.values():
+        for site in entry.sites:
             share = entry.technique.share(site, phase, run)
             kept[site.name] = kept.get(site.name, 1.0) * share.kept
             added[site.name] = added.get(site.name, 0.0) * share.kept + share.added
@@ -474,8 +573,9 @@ def _held_bytes(draft: Draft) -> int:
     assert draft.run is not None
     total = 0
     for entry in draft.entries:
-        for site in {site.name: site for site, _ in entry.wraps}.values():
-            total += max(entry.technique.share(site, phase, draft.run).held for phase in set(entry.phases))
+        phases = {*entry.phases, *entry.bounds[0], *entry.bounds[1]}
+        for site in entry.sites:
+            total += max(entry.technique.share(site, phase, draft.run).held for phase in phases)
     return total
 
 
@@ -511,13 +611,18 @@ def freeze(draft: Draft, estimated: tuple[list[StepPlan], Estimate]) -> Compiled
         techniques=[_technique_plan(entry) for entry in draft.entries],
         steps=steps,
         graphs=len(combinations),
-        dynamic=[entry.technique.slug for entry in draft.entries if entry.technique.dynamic],
+        dynamic=[_range(draft, entry) for entry in draft.entries if entry.technique.dynamic],
         estimate=cost,
         notes=_notes(draft),
     )
     return Compiled(
         plan, draft.request, draft.backbone, draft.inputs, run, draft.sampler.technique, tuple(draft.entries)
     )
+
+
+def _range(draft: Draft, entry: Entry) -> Range:
+    meter = Meter(draft)
+    return Range(slug=entry.technique.slug, least_macs=meter.course(entry)[1], most_macs=meter.course()[1])
 
 
 def _technique_plan(entry: Entry) -> TechniquePlan:
@@ -536,6 +641,9 @@ def _technique_plan(entry: Entry) -> TechniquePlan:
 def _notes(draft: Draft) -> list[str]:
     assert draft.backbone is not None
     notes = list(draft.backbone.notes)
+    processes = processes_of(draft.entries)
+    if processes > 1:
+        notes.append(f"runs on {processes} processes, each with the whole model; MACs and held bytes are those of one")
     if draft.request.spec.model.random:
         notes.append("random weights: speed and memory are meaningful, quality is not")
     assert draft.sampler is not None

@@ -25,6 +25,15 @@ def half_log_snr(noise: NoiseSchedule, t: float) -> float:
     return math.log(alpha / sigma) if sigma > 0 else math.inf
 
 
+def target(prediction: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a model has to predict for alpha clean + sigma noise; all shapes as `clean` or broadcast to it."""
+    if prediction == "sample":
+        return clean
+    if prediction == "epsilon":
+        return noise
+    return alpha * noise - sigma * clean if prediction == "v" else clean - noise
+
+
 class NoiseSchedule(Protocol):
     """x_t = alpha(t) x_0 + sigma(t) noise, for t in 0..1."""
 
@@ -37,6 +46,10 @@ class NoiseSchedule(Protocol):
 
     def sigma(self, t: float) -> float:
         """Noise factor."""
+        ...
+
+    def timestep(self, t: float) -> float:
+        """The level as the model takes it."""
         ...
 
     def level(self, half_log_snr: float) -> float:
@@ -57,6 +70,10 @@ class RectifiedFlow:
     def sigma(self, t: float) -> float:
         """The level itself."""
         return t
+
+    def timestep(self, t: float) -> float:
+        """Thousandths of the level."""
+        return 1000 * t
 
     def level(self, half_log_snr: float) -> float:
         """1 / (1 + exp(lambda))."""

@@ -53,6 +53,8 @@ class EngineError(Exception):
     """Base of all errors meant for users."""
 
     exit_code = 1
+    rank: int | None = None
+    """On which rank it happened, where several had met."""
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = in_order([problems] if isinstance(problems, Problem) else problems)

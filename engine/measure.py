@@ -19,7 +19,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from engine.compiler import Compiled
 from engine.errors import InvalidInput, Place, Problem, Unavailable
-from engine.receipts import Trace, largest_difference, receipts, spent
+from engine.parallel import gang
+from engine.receipts import Trace, largest_difference, rank_receipt, receipts, spent
 from engine.runner import Opened, live_sites, opened, seeds_of
 from engine.sites import Site
 
@@ -57,20 +58,32 @@ class Comparison:
 
 
 def compare(accelerated: Compiled, baseline: Compiled | None, repeats: int, progress: Progress) -> Comparison:
-    """Warm both sides once, traced for their receipts, then time them in turn."""
-    seeds = seeds_of(accelerated)
+    """Warm both sides once, traced for their receipts, then time them in turn.
+
+    Of several ranks the first runs the baseline alone while the others wait, unless that needs them too; it alone has
+    the baseline's side, and its times are those of the run.
+    """
+    seeds, ranks = seeds_of(accelerated), gang()
+    plain_here = baseline if baseline is not None and (ranks.lead or baseline.processes > 1) else None
     sides: dict[str, Side] = {}
-    found: dict[str, Any] = {}
-    if baseline is not None:
-        sides["baseline"], sites, trace = traced(baseline, progress("warm-up, baseline", baseline.run.steps))
-        found = {"baseline": spent(baseline, sites, trace)}
+    spent_there: dict[str, Any] = {}
+    if plain_here is not None:
+        tick = progress("warm-up, baseline", plain_here.run.steps)
+        sides["baseline"], sites, trace = traced(plain_here, tick)
+        spent_there = {"baseline": spent(plain_here, sites, trace)}
+    ranks.wait()
     tick = progress("warm-up, accelerated", accelerated.run.steps)
     sides["accelerated"], sites, trace = traced(accelerated, tick)
+    found: dict[str, Any] = {}
     if baseline is not None:
-        difference = largest_difference(sides["accelerated"].latents, sides["baseline"].latents)
-        found = receipts(accelerated, sites, trace, difference) | found
+        compared = sides.get("baseline", sides["accelerated"])
+        difference = largest_difference(sides["accelerated"].latents, compared.latents)
+        found = receipts(accelerated, sites, trace, difference) | spent_there
+        if ranks.world > 1:
+            found["ranks"] = ranks.all(rank_receipt(found, sides["accelerated"].latents))
     for repeat in range(repeats):
-        for name, compiled in (("baseline", baseline), ("accelerated", accelerated)):
+        for name, compiled in (("baseline", plain_here), ("accelerated", accelerated)):
+            ranks.wait()
             if compiled is None:
                 continue
             with opened(compiled) as side:
@@ -154,14 +167,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_memory(compiled: Compiled, device: torch.device) -> None:
-    """Refuse a plan whose weights, activations and held outputs cannot fit the device."""
+def check_memory(compiled: Compiled, device: torch.device, sharing: int = 1) -> None:
+    """Refuse a plan whose weights, activations and held outputs cannot fit the device.
+
+    `sharing` processes of this host hold the same: in main memory, but each on a GPU of its own.
+    """
     cost = compiled.plan.estimate
     # A changed model keeps what it replaced, for the baseline runs in the same process.
     changed = cost.weight_bytes != cost.baseline_weight_bytes
     weights = cost.weight_bytes + changed * cost.baseline_weight_bytes
     needed = weights + cost.activation_bytes + cost.held_bytes
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available // sharing
     if needed > free:
         raise Unavailable(
             Problem(

@@ -69,6 +69,14 @@ class Estimate(Frozen):
         return self.kinds.get(kind, {}).get("planned", 0)
 
 
+class Range(Frozen):
+    """MACs of the whole run between which a technique's data decides, everything else at its dearest."""
+
+    slug: str
+    least_macs: int
+    most_macs: int
+
+
 class Shape(Frozen):
     """Sizes of the run."""
 
@@ -98,7 +106,8 @@ class Plan(Frozen):
     steps: list[StepPlan]
     graphs: int
     """Distinct combinations of phases and branches: graphs to expect under compilation."""
-    dynamic: list[str]
+    dynamic: list[Range]
+    """What data decides."""
     estimate: Estimate
     notes: list[str]
     baseline: BaselinePlan | None = None

@@ -116,6 +116,8 @@ def build_report(
         "environment": environment(compiled.backbone.device),
         "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+    if compiled.processes > 1:
+        report["environment"]["processes"] = compiled.processes
     if plain is not None and baseline is not None:
         baseline_macs, other = comparison.receipts["baseline"]["macs"], baseline.plan
         speedup = plain.median / accelerated.median

@@ -144,7 +144,7 @@ def opened(compiled: Compiled, trace: Trace | None = None) -> Iterator[Opened]:
         sites = live_sites(compiled, call)
         layers = []
         for entry in compiled.entries:
-            view = Sites(sites)
+            view = Sites(sites, compiled.run)
             entry.technique.attach(view)
             layers.append(Layer(Track(entry.technique.slug), view.wraps))
         attachment = Attachment(sites, step, layers, trace)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,14 @@ class Site:
     its block in forward order, `layer` the index its paper counts (both kinds of blocks of a pair share it),
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
-    here and in no inner site; `context_macs` are those, here or in linear layers further in, that go to the text,
-    however many tokens are evaluated. `token_inputs` names the other inputs that may carry one row a token. In a UNet,
-    `side` says on which path the site lies, and `skip` names the site whose output is joined to this one's input,
-    behind its channels (a STAGE gets nothing else). A LINEAR is `part_of` a kind of site, under which its MACs are
-    summed, and shares the name `reads` with those of the same input; where its rows are no tokens, it has no grid.
+    here and in no inner site; `context_macs` are those, here or in linear layers further in, that go to text, time or
+    class, however many tokens are evaluated. `token_inputs` names the other inputs that may carry one row a token.
+    Where the block multiplies the output by a gate before adding it to its tokens, `gated` is the module around both,
+    with the input `gate`. In a UNet, `side` says on which path the site lies, and `skip` names the site whose output is
+    joined to this one's input, behind its channels (a STAGE gets nothing else). A convolution reads `reach` rows of
+    `row_values` numbers above and below those it is given: its inputs `above` and `below`, zeros where they are not
+    given. A LINEAR is `part_of` a kind of site, under which its MACs are summed, and shares the name `reads` with those
+    of the same input; where its rows are no tokens, it has no grid.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Site:
     token_inputs: tuple[str, ...] = ()
     side: Literal["", "down", "middle", "up"] = ""
     skip: str = ""
+    reach: tuple[int, int] = (0, 0)
+    row_values: int = 0
+    gated: nn.Module | None = None
     part_of: SiteKind | None = None
     reads: str = ""
 
@@ -92,12 +98,25 @@ class Site:
         """Bytes of one sample's output."""
         return self.tokens * self.width * run.dtype.itemsize
 
+    def edge_bytes(self, run: RunShape) -> int:
+        """Bytes of the rows of one sample that a convolution reads above and below its own."""
+        return sum(self.reach) * self.row_values * run.dtype.itemsize
+
     def per_token(self, values: Tensor) -> Tensor:
         """Values of every sequence that attention runs over, [B', M], as values of every token, [B, N]."""
         frames, rows, columns = self.grid
         if self.along == "time":
             return values.view(-1, rows * columns, frames).transpose(1, 2).flatten(1)
         return values.reshape(-1, self.tokens)
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Something in a memory that is no tensor and holds some."""
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        ...
 
 
 class Memory:
@@ -115,7 +134,13 @@ class Memory:
 
     def tensors(self) -> list[Tensor]:
         """The tensors held."""
-        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+        found = []
+        for value in vars(self).values():
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, Keeper):
+                found += value.tensors()
+        return found
 
     def nbytes(self) -> int:
         """Bytes held."""
@@ -205,24 +230,52 @@ Observer = Callable[[Site, Tensor, Mapping[str, Any], Any], None]
 
 
 class Sites:
-    """What a technique's `attach` receives: `wrap` records, nothing is touched yet."""
+    """What a technique's `attach` receives: `wrap` and `refuse` record, nothing is touched yet."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(self, sites: Sequence[Site], run: RunShape | None = None) -> None:
         self._sites = sites
         self._by_name = {site.name: site for site in sites}
+        self._run = run
         self.wraps: list[tuple[Site, Around]] = []
+        self.refusals: list[tuple[str, str]] = []
+
+    @property
+    def run(self) -> RunShape:
+        """Sizes of the run."""
+        assert self._run is not None
+        return self._run
+
+    @property
+    def all(self) -> Sequence[Site]:
+        """All sites, outermost first and in forward order."""
+        return self._sites
 
     def of(self, kind: SiteKind) -> list[Site]:
         """All sites of a kind, in forward order."""
         return [site for site in self._sites if site.kind is kind]
 
+    def within(self, kind: SiteKind) -> list[Site]:
+        """All sites that lie directly inside one of a kind, in forward order."""
+        return [site for site in self._sites if site.inside and self.enclosing(site).kind is kind]
+
     def enclosing(self, site: Site) -> Site:
         """The site that `site` lies in."""
         return self._by_name[site.inside]
 
-    def wrap(self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None) -> None:
-        """Put `around` around every site of `kind` (for which `where` holds)."""
-        self.wraps += [(site, around) for site in self.of(kind) if where is None or where(site)]
+    def wrap(
+        self, kind: SiteKind, around: Around, where: Callable[[Site], bool] | None = None, *, gated: bool = False
+    ) -> None:
+        """Put `around` around every site of `kind` (for which `where` holds).
+
+        `gated` puts it around the output times its gate, where there is one: further out than every other wrap there.
+        """
+        for site in self.of(kind):
+            if where is None or where(site):
+                self.wraps.append((replace(site, module=site.gated) if gated and site.gated else site, around))
+
+    def refuse(self, rule: str, remedy: str) -> None:
+        """Say why the technique cannot work with these sites; the compiler reports it."""
+        self.refusals.append((rule, remedy))
 
     def watch(self, kind: SiteKind, where: Callable[[Site], bool] | None = None) -> None:
         """Let plan and receipts ask for the sites of `kind`: what reaches them changes, their calls do not."""
@@ -252,18 +305,20 @@ class Attachment:
         """Set `forward` of every wrapped module in place; the module tree and state dict keep their names."""
         enclosing = {site.name: site.inside for site in self.sites}
         blocks = {site.name for site in self.sites if site.kind is SiteKind.BLOCK}
-        wrapped: dict[str, list[tuple[Around, At]]] = {}
-        by_name = {site.name: site for site in self.sites}
+        wrapped: dict[nn.Module, list[tuple[Around, At]]] = {}
         for layer in self.layers:
             for site, around in layer.wraps:
                 block = _enclosing_block(site.name, enclosing, blocks)
                 places = (site.name, f"{block}:shared", ":common")
                 at = At(site, self.step, layer.track, *(self._memory(layer.track.owner, place) for place in places))
-                wrapped.setdefault(site.name, []).append((around, at))
-        for name, layers in wrapped.items():
-            module = by_name[name].module
+                wrapped.setdefault(site.module, []).append((around, at))
+        own = {site.name: site.module for site in self.sites}
+        for module, layers in wrapped.items():
+            site = layers[0][1].site
+            # The observer is told of a call once, where it is innermost.
+            observed = module is own[site.name] or own[site.name] not in wrapped
             self._replaced.append((module, module.__dict__.get("forward")))
-            module.forward = compose(by_name[name], module.forward, layers, self.observer)
+            module.forward = compose(site, module.forward, layers, self.observer if observed else None)
 
     def detach(self) -> None:
         """Undo `attach` and drop all memories; safe to call twice."""

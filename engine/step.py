@@ -57,7 +57,8 @@ class RunShape:
 
     `grid` is the token grid (frames, rows, columns) of one sample, `pixels` the output's (frames, height, width);
     `timesteps` says in how many time steps the model was trained, where it was trained in steps; `noise` is the noise
-    process it was trained with.
+    process it was trained with. `times` is what the model is told of the noise at each prediction, in 0..`timesteps`;
+    empty until the sampler is known.
     """
 
     backbone: str
@@ -70,6 +71,7 @@ class RunShape:
     text_tokens: int
     dtype: torch.dtype = torch.float32
     timesteps: int = 1000
+    times: tuple[float, ...] = ()
     noise: NoiseSchedule | None = None
 
     @property

@@ -108,6 +108,11 @@ class Technique(BaseModel):
         """A phase for every step, decided before the run."""
         return [FULL] * run.steps
 
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        """The cheapest and the dearest course of a run, in phases that `share` knows; data may decide between them."""
+        phases = self.schedule(run)
+        return phases, phases
+
     def attach(self, sites: Sites) -> None:
         """Wrap calls."""
 
@@ -137,6 +142,14 @@ class Technique(BaseModel):
     def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
         """What is left of `site` in `phase`; must agree with what `attach` does."""
         return KEEP_ALL
+
+    def processes(self) -> int:
+        """Processes that must run it together, one device each."""
+        return 1
+
+    def exact(self, run: RunShape) -> bool:
+        """Whether it gives the plain model's output but for rounding, so that an identical one is no failure."""
+        return False
 
     def check(self, run: RunShape) -> list[tuple[str, str]]:
         """What is wrong with these parameters for this run: (rule, remedy)."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from engine.plan import Estimate, Plan
+from engine.receipts import LABELS, as_planned, planned_range
 
 
 def macs(value: float) -> str:
@@ -92,7 +93,10 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     names = " + ".join(report["techniques"]) or " against ".join(
         next(iter(side["sampler"])) for side in (report, plain)
     )
-    table = Table(title=f"{names} on {report['backbone']} ({report['environment']['device']}, {report['dtype']})")
+    processes = report["environment"].get("processes", 1)
+    ranks = f" x {processes} processes" if processes > 1 else ""
+    device = f"{report['environment']['device']}{ranks}, {report['dtype']}"
+    table = Table(title=f"{names} on {report['backbone']} ({device})")
     for column in ("", "baseline", "accelerated", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
 
@@ -103,7 +107,12 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     row("  spread", f"{plain['spread']:.3f} s", f"{fast['spread']:.3f} s")
     many, few = receipts["baseline"]["steps"], receipts["steps"]
     row("predictions", str(many), str(few), f"{many / few:.2f}x")
-    row("MACs", macs(report["baseline_macs"]), macs(report["macs"]), f"{report['macs_ratio']:.2f}x")
+    row(
+        "MACs" if processes == 1 else "MACs of a process",
+        macs(report["baseline_macs"]),
+        macs(report["macs"]),
+        f"{report['macs_ratio']:.2f}x",
+    )
     row("realised fraction", "", "", f"{report['realised_fraction']:.2f}")
     row("peak memory", size(plain["peak_bytes"]), size(fast["peak_bytes"]))
     psnr = "identical" if report["psnr"] is None else f"{report['psnr']:.2f} dB"
@@ -128,22 +137,25 @@ def receipts_tables(receipts: Mapping[str, Any]) -> Iterator[Table]:
         for column in ("kind", "sites", "full", "partial", "reused", "tokens recomputed", "as planned"):
             table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=column == "kind")
         for kind, entry in technique["kinds"].items():
-            planned, done = entry["planned"], entry["done"]
-            cells = [_counted(done.get(label, 0), planned.get(label, 0)) for label in ("full", "partial", "reused")]
-            agreed = "yes" if planned == done else "no"
+            cells = [_counted(entry["done"].get(label, 0), *planned_range(entry, label)) for label in LABELS]
+            agreed = "yes" if as_planned(entry) else "no"
             table.add_row(kind, str(entry["sites"]), *cells, f"{entry['tokens_recomputed']:,}", agreed)
         yield table
 
 
-def _counted(done: int, planned: int) -> str:
-    return str(done) if done == planned else f"{done} (of {planned})"
+def _counted(done: int, fewest: int, most: int) -> str:
+    if fewest != most:
+        return f"{done} (of {fewest}-{most})"
+    return str(done) if done == most else f"{done} (of {most})"
 
 
 def receipts_summary(receipts: Mapping[str, Any]) -> str:
     """What the receipts say of the whole run."""
+    kinds = [kind for technique in receipts["techniques"].values() for kind in technique["kinds"].values()]
+    planned = "planned at most" if any("planned_at_least" in kind for kind in kinds) else "planned"
     return (
         f"predictions {receipts['steps']} (planned {receipts['planned_steps']}), "
-        f"MACs {macs(receipts['macs'])} (planned {macs(receipts['planned_macs'])}), "
+        f"MACs {macs(receipts['macs'])} ({planned} {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
         + "".join(f", {count} x {name}" for name, count in receipts["kernels"].items())
@@ -184,10 +196,17 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(span, level, ", ".join(branches), names, macs(cost_of_step))
     console.print(table)
     console.print(
-        f"MACs: baseline {macs(cost.baseline_macs)}, planned {macs(cost.macs)}, ratio {cost.macs_ratio:.2f}x. "
+        f"MACs: baseline {macs(cost.baseline_macs)}, planned {'at most ' if plan.dynamic else ''}{macs(cost.macs)}, "
+        f"ratio {cost.macs_ratio:.2f}x. "
         f"{_formats(cost)}Memory: weights {_weights(cost)}, activations about {size(cost.activation_bytes)}, "
         f"held outputs {size(cost.held_bytes)}."
     )
+    for data in plan.dynamic:
+        least, most = (cost.baseline_macs / value for value in (data.most_macs, data.least_macs))
+        console.print(
+            f"{data.slug}: data decides; {macs(data.least_macs)} to {macs(data.most_macs)}, ratio {least:.2f}x to "
+            f"{most:.2f}x."
+        )
     for note in plan.notes:
         console.print(f"note: {note}")
 

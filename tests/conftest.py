@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +11,30 @@ from support import BACKBONES, tiny_request
 
 from engine.backbones.base import Backbone
 from engine.compiler import Compiled, compile_spec
+from engine.parallel import Launch, joined
+
+LAUNCH = Launch.of_environment()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `ranks(n)` run only where torchrun has started n processes, and nothing else runs there."""
+    here, elsewhere = [], []
+    for item in items:
+        marker = item.get_closest_marker("ranks")
+        (here if (marker.args[0] if marker else 1) == LAUNCH.world else elsewhere).append(item)
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def together() -> Iterator[None]:
+    """Under torchrun all ranks run the same tests in step."""
+    with joined(LAUNCH, torch.device("cpu")):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from engine.denoise import Given, NoiseSchedule, Prediction
+from engine.denoise import Given, NoiseSchedule, Prediction, target
 from engine.errors import MissingWeights
 from engine.sites import Site, SiteKind
 from engine.spec import ModelChoice, Strict
@@ -90,6 +90,24 @@ class Backbone(ABC):
 
         `time` is the noise level in 0..1, of all samples or one a sample [b].
         """
+
+    def training_loss(self, clean: Tensor, noise: Tensor, levels: Tensor, conditions: Any, branch: Branch) -> Tensor:
+        """Mean squared error of the prediction for clean latents [b, ...] with `noise`, at the noise `levels` [b]."""
+        factors = [[self.noise.alpha(level), self.noise.sigma(level)] for level in levels.tolist()]
+        alpha, sigma = clean.new_tensor(factors).view(-1, 2, *[1] * (clean.ndim - 1)).unbind(1)
+        out = self.predict(alpha * clean + sigma * noise, levels, conditions, (branch,))
+        return (out - target(self.prediction, clean, noise, alpha, sigma)).square().mean()
+
+    def blank_call(self) -> Tensor:
+        """The denoiser's output for an input of no meaning, also in a sketch: for who follows its operations.
+
+        Only backbones with convolutions offer it so far.
+        """
+        raise NotImplementedError
+
+    def heads(self) -> dict[str, int]:
+        """Attention heads by the names of the linears whose output they split."""
+        return {}
 
     @abstractmethod
     def decode(self, latents: Tensor, run: RunShape) -> Tensor:

@@ -185,7 +185,11 @@ class DDPM(PictureModel):
             *Walk(self.model, run).sites(),
         ]
 
+    def blank_inputs(self) -> dict[str, Any]:
+        """The class of none, where there are classes."""
+        return {"class_labels": torch.tensor([self.named.count], device=self.device)} if self.named.count else {}
+
     def activation_bytes(self, run: RunShape) -> int:
         """Skip, input, normalised input and output of the outermost level's residual block, of every row at once."""
-        width = int(self.model.config["block_out_channels"][0])
+        width = int(self.model.conv_in.out_channels)
         return run.batch * len(run.branches) * run.tokens * width * 6 * self.dtype.itemsize

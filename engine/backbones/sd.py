@@ -250,9 +250,18 @@ class StableDiffusion(PictureModel):
             *Walk(self.model, run).sites(),
         ]
 
+    def blank_inputs(self) -> dict[str, Any]:
+        """A text of one token, and for XL a pooled text with its sizes."""
+        config, place = self.model.config, dict[str, Any](dtype=self.dtype, device=self.device)
+        inputs: dict[str, Any] = {"encoder_hidden_states": torch.zeros(1, 1, config["cross_attention_dim"], **place)}
+        if self.large:
+            pooled, sizes = torch.zeros(1, self._pooled_channels, **place), torch.zeros(1, 6, **place)
+            inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
+        return inputs
+
     def activation_bytes(self, run: RunShape) -> int:
         """Input, both skips and the hidden layer of the outermost level's feed-forward, of every row at once."""
-        width = int(self.model.config["block_out_channels"][0])
+        width = int(self.model.conv_in.out_channels)
         return run.batch * len(run.branches) * run.tokens * width * (4 + 8) * self.dtype.itemsize
 
 

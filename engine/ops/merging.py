@@ -64,20 +64,20 @@ def similarity(x: Tensor, sources: Tensor, destinations: Tensor) -> Tensor:
     return normed.index_select(1, sources) @ normed.index_select(1, destinations).transpose(-1, -2)
 
 
-def soft_matching(scores: Tensor, sources: Tensor, destinations: Tensor, r: int) -> Matching:
-    """Bipartite soft matching: each source proposes its best destination, the r best proposals are merged.
+def soft_matching(best: Tensor, target: Tensor, sources: Tensor, destinations: Tensor, r: int) -> Matching:
+    """Bipartite soft matching: each source proposes a destination, and the r best proposals are merged.
 
-    scores [B, S, D]; `sources` [S] and `destinations` [D] are the tokens they stand for, the same in every sample.
+    best [B, S] is a proposal's score and target [B, S] its destination in 0..D - 1, the maximum over D of the scores of
+    all pairs; `sources` [S] and `destinations` [D] are the tokens they stand for, the same in every sample.
     """
-    batch, _, count = scores.shape
-    best, target = scores.max(dim=-1)
+    batch, count = best.shape[0], destinations.shape[0]
     order = best.argsort(dim=-1, descending=True, stable=True)  # ties must not depend on the device
     chosen, rest = order[:, :r], order[:, r:]
     into = target.gather(1, chosen)
     alone, merged, own = sources[rest], sources[chosen], destinations.expand(batch, count)
     left = alone.shape[1]
-    origin = torch.empty(batch, left + r + count, dtype=torch.long, device=scores.device)
-    places = torch.arange(left + count, device=scores.device).expand(batch, -1)
+    origin = torch.empty(batch, left + r + count, dtype=torch.long, device=best.device)
+    places = torch.arange(left + count, device=best.device).expand(batch, -1)
     origin.scatter_(1, torch.cat([alone, own, merged], 1), torch.cat([places, into + left], 1))
     return Matching(alone, merged, into, own, origin)
 

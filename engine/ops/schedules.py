@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 POWER_STEP = 0.02
@@ -68,3 +70,22 @@ def _varying_interval(step: int, total: int, interval: int, weight: float, *, do
         return 2
     slope = 1 + weight - 2 * weight * step / total if down else 1 - weight + 2 * weight * step / total
     return max(1, round(interval / slope))
+
+
+def broadcast_steps(times: Sequence[int], window: tuple[int, int], interval: int) -> frozenset[int]:
+    """PAB's steps that reuse: those whose time step lies inside `window` and whose number is no multiple of `interval`.
+
+    Numbers count from the run's first step, not from the window's.
+    """
+    low, high = window
+    return frozenset(index for index, time in enumerate(times) if low < time < high and index % interval)
+
+
+def triggered_steps(times: Sequence[int], triggers: Sequence[int], count: int) -> frozenset[int]:
+    """The `count` steps behind each step whose time step is nearest to a trigger (the noisier of two); 0 = first step.
+
+    A step that is itself the nearest to a trigger is left out.
+    """
+    starts = {min(range(len(times)), key=lambda index: abs(times[index] - trigger)) for trigger in triggers}
+    behind = {start + 1 + offset for start in starts for offset in range(count)}
+    return frozenset(index for index in behind - starts if index < len(times))

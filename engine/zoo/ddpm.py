@@ -40,6 +40,8 @@ CONFIG: dict[str, Any] = {
 }
 """The layout of google/ddpm-cifar10-32 with fewer channels, and with classes."""
 BATCH, DROP_RATE, PICTURES, CHUNK = 32, 0.15, 12_000, 200
+RATIOS = (0.01, 1e4)
+"""Of pixels the finest detail counts too: with the bounds of latents, grain is left in every picture."""
 
 
 @torch.no_grad()
@@ -71,7 +73,7 @@ def train_ddpm(work: Path, out: Path, *, seed: int, steps: int) -> None:
 
     def loss_of(_step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(bank["pictures"]), (BATCH,), generator=generator)
-        noisy = NoisyLatents(bank["pictures"][rows].float() / 127.5 - 1, generator)
+        noisy = NoisyLatents(bank["pictures"][rows].float() / 127.5 - 1, generator, ratios=RATIOS)
         dropped = torch.rand(BATCH, generator=generator) < DROP_RATE
         labels = torch.where(dropped, CLASSES, bank["objects"][rows])
         with fast_training():

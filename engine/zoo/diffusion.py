@@ -25,8 +25,14 @@ def fast_training() -> Iterator[None]:
 class NoisyLatents:
     """Noise added to clean latents [B, C, ...] at random time steps, and the loss of what a denoiser makes of it."""
 
-    def __init__(self, clean: Tensor, generator: torch.Generator, betas: Tensor = LINEAR) -> None:
-        self.betas = betas
+    def __init__(
+        self,
+        clean: Tensor,
+        generator: torch.Generator,
+        betas: Tensor = LINEAR,
+        ratios: tuple[float, float] = RATIOS,
+    ) -> None:
+        self.betas, self.ratios = betas, ratios
         self.noise = torch.randn(clean.shape, generator=generator)
         self.timesteps = torch.randint(len(self.betas), (len(clean),), generator=generator)
         kept = self._at(torch.cumprod(1 - self.betas, 0))
@@ -43,13 +49,13 @@ class NoisyLatents:
     def noise_loss(self, epsilon: Tensor) -> Tensor:
         """Weighed squared error of the predicted noise [B, C, ...].
 
-        The error of the clean sample counts by its signal-to-noise ratio within `RATIOS` (as in Min-SNR, arXiv
+        The error of the clean sample counts by its signal-to-noise ratio within `ratios` (as in Min-SNR, arXiv
         2303.09556): an unweighed error of the noise hardly feels the noisy steps, in which it is decided what the
         picture shows.
         """
         kept = torch.cumprod(1 - self.betas, 0)
         ratio = kept / (1 - kept)
-        weight = self._at(ratio.clamp(*RATIOS) / ratio)
+        weight = self._at(ratio.clamp(*self.ratios) / ratio)
         return (weight * (epsilon - self.noise).square()).mean()
 
     def _bound(self, epsilon: Tensor, fraction: Tensor) -> Tensor:

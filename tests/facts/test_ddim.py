@@ -9,6 +9,7 @@ from support import ROOT
 from torch import Tensor
 
 from engine.compiler import compile_spec
+from engine.denoise import Denoise, DiscreteDiffusion
 from engine.spec import load_spec
 from engine.techniques.solvers.ddim import Ddim, ddim
 from engine.techniques.solvers.dpm_solver_pp import DpmSolverPP
@@ -21,9 +22,11 @@ def sampled(technique: Ddim | DpmSolverPP, x: Tensor, model: object = network) -
     return out
 
 
-@pytest.mark.parametrize("profile", ["embedded", "paper", "scale"])
-@pytest.mark.parametrize(("spec", "ratio"), [("ddim_ddpm", 50), ("ddim_dit", 10)])
-def test_ten_to_fifty_times_fewer_predictions_than_ddpm(spec: str, ratio: int, profile: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "profile", "ratio"),
+    [("ddim_ddpm", "paper", 50), ("ddim_ddpm", "embedded", 10), ("ddim_dit", "paper", 10), ("ddim_dit", "scale", 10)],
+)
+def test_ten_to_fifty_times_fewer_predictions_than_ddpm(spec: str, profile: str, ratio: int) -> None:
     """The abstract's claim, which is one of time: every prediction costs the same."""
     plan = compile_spec(load_spec(ROOT / "specs" / f"{spec}.yaml", profile=profile)).plan
     assert plan.baseline is not None and plan.baseline.sampler.parameters["eta"] == 1
@@ -74,6 +77,18 @@ def test_full_eta_is_the_posterior_of_ddpm() -> None:
 def test_a_constant_clean_sample_is_reached_whatever_the_steps(steps: int) -> None:
     clean = noise(1)
     assert close(sampled(Ddim(steps=steps), noise(2), leading_to(clean)), clean, 1e-9)
+
+
+def test_starts_from_noise_alone() -> None:
+    """Schedules rescaled to end at alpha 0 (arXiv 2305.08891), with v-prediction: nothing is divided by it."""
+    rescaled, clean = DiscreteDiffusion((*NOISE.alphas_cumprod[:-1], 0.0)), noise(1)
+
+    def v(x: Tensor, t: float) -> Tensor:
+        return (rescaled.alpha(t) * x - clean) / rescaled.sigma(t)
+
+    technique = Ddim(steps=6, spacing="trailing")
+    out = technique.sampler(run_shape(6))(noise(), technique.times(run_shape(6)), Denoise(v, "v", rescaled))
+    assert close(out, clean, 1e-9)
 
 
 def test_error_falls_with_the_first_order() -> None:

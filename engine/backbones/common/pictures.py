@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.attention import Attention
 from torch import Tensor, nn
 
 from engine.backbones.base import Backbone, Inputs
@@ -277,6 +278,24 @@ class PictureModel(Backbone):
         timestep = torch.tensor([self.noise.timestep(level) for level in levels] * len(branches), device=x.device)
         out: Tensor = self.call(rows, timestep=timestep, **self.model_inputs(conditions, branches))
         return out[:, : x.shape[1]].to(x.dtype)
+
+    def blank_inputs(self) -> dict[str, Any]:
+        """The denoiser's arguments besides latents and time step, for one row of no meaning."""
+        raise NotImplementedError
+
+    def blank_call(self) -> Tensor:
+        """The denoiser on zeros, on the meta device too."""
+        config, edge = self.model.config, int(self.model.config["sample_size"])
+        rows = torch.zeros(1, int(config["in_channels"]), edge, edge, dtype=self.dtype, device=self.device)
+        timestep = torch.zeros(1, device=self.device)
+        out: Tensor = self.call(rows, timestep=timestep, **self.blank_inputs())
+        return out
+
+    def heads(self) -> dict[str, int]:
+        """Heads of every attention, by its query, key and value."""
+        attentions = [(name, module) for name, module in self.model.named_modules() if isinstance(module, Attention)]
+        parts = ("to_q", "to_k", "to_v")
+        return {f"{name}.{part}": int(attention.heads) for name, attention in attentions for part in parts}
 
     def decode(self, latents: Tensor, run: RunShape) -> Tensor:
         """Latents [b, 4, h, w] to pictures [b, 3, 1, H, W] in 0..1, one sample at a time; pixels stay what they are."""

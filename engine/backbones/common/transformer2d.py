@@ -1,7 +1,8 @@
 """diffusers' transformer block, opened: each sub-layer with the norm and modulation in front of it is one module.
 
 So a sub-layer whose output is reused costs nothing, and a call on some tokens normalises those only; outputs are not
-gated yet. Weights stay where diffusers keeps them, and what a block computes stays the same bit for bit.
+gated yet, and a module around each gates them. Weights stay where diffusers keeps them, and what a block computes
+stays the same bit for bit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from diffusers.models.attention import Attention, BasicTransformerBlock
 from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
+from engine.backbones.common.gated import Gated
 from engine.backbones.common.kernel import AttentionKernel
 from engine.backbones.common.linears import attention_linears, feed_forward_linears, linear_site, row_macs
 from engine.sites import Site, SiteKind
@@ -73,6 +75,8 @@ class OpenBlock(BasicTransformerBlock):
 
     opened_attn1: SubLayer
     opened_ff: SubLayer
+    gated_attn1: Gated
+    gated_ff: Gated
 
     def forward(
         self,
@@ -87,10 +91,10 @@ class OpenBlock(BasicTransformerBlock):
         """hidden_states [B, N, C] -> [B, N, C]; other inputs as diffusers passes them, None where unused."""
         hidden = self.placed(hidden_states)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.modulation(hidden, timestep, class_labels)
-        hidden = gate_attn * self.opened_attn1(hidden, shift_attn, scale_attn) + hidden
+        hidden = self.gated_attn1(hidden, gate_attn, shift=shift_attn, scale=scale_attn) + hidden
         if self.attn2 is not None:
             hidden = self.attn2(hidden, encoder_hidden_states, encoder_attention_mask) + hidden
-        return gate_ff * self.opened_ff(hidden, shift_ff, scale_ff) + hidden
+        return self.gated_ff(hidden, gate_ff, shift=shift_ff, scale=scale_ff) + hidden
 
     def placed(self, hidden: Tensor) -> Tensor:
         """The input [B, N, C], to which a subclass adds position embeddings."""
@@ -112,6 +116,7 @@ def open_blocks(model: nn.Module) -> None:
         if isinstance(module, BasicTransformerBlock):
             assert module.norm_type in NORMS and module.pos_embed is None
             module.opened_attn1, module.opened_ff = SubLayer(module, "attn1"), SubLayer(module, "ff")
+            module.gated_attn1, module.gated_ff = Gated(module, "opened_attn1"), Gated(module, "opened_ff")
             module.__class__ = OpenBlock
         elif isinstance(module, Attention):
             module.kernel = AttentionKernel()
@@ -163,23 +168,29 @@ def sites_of_block(
     assert isinstance(block, OpenBlock)
     tokens, width = math.prod(place["grid"]), block.dim
     facts: dict[str, Any] = {**place, "width": width}
-    here = Site(name, SiteKind.BLOCK, block, "model", macs=modulation, **facts)
+    cost = modulation
+    if block.norm_type == "ada_norm_zero":
+        cost += row_macs(block.norm1.linear)
+    here = Site(name, SiteKind.BLOCK, block, "model", macs=modulation, context_macs=cost, **facts)
     yield here
     if block.norm_type == "ada_norm_zero":
         yield linear_site(here, f"{name}.norm1.linear", block.norm1.linear, 1, per_token=False)
     attentions = [("opened_attn1", kind, block.opened_attn1, block.attn1, tokens, keys, 0, along)]
+    gated = {"opened_attn1": block.gated_attn1}
     if block.attn2 is not None:
         cross = SiteKind.CROSS_ATTENTION
         attentions += [("attn2", cross, block.attn2, block.attn2, text_rows, text_rows, text_rows, "all")]
     for own, own_kind, module, attention, rows, seen, context, axis in attentions:
         path, inner = f"{name}.{own}", attention.to_q.out_features
         read = row_macs(attention.to_k) + row_macs(attention.to_v)
-        outer = Site(path, own_kind, module, name, context_macs=context * read, **{**facts, "along": axis})
+        extra: dict[str, Any] = {"context_macs": context * read, "gated": gated.get(own)}
+        outer = Site(path, own_kind, module, name, **extra, **{**facts, "along": axis})
         yield outer
         layer = f"{name}.{own.removeprefix('opened_')}"
         yield from attention_linears(outer, layer, attention, tokens, rows, text=bool(context))
         macs = 2 * tokens * seen * inner
         yield Site(f"{layer}.kernel", SiteKind.KERNEL, attention.kernel, path, macs=macs, **{**facts, "along": axis})
-    outer = Site(f"{name}.opened_ff", SiteKind.FEED_FORWARD, block.opened_ff, name, **facts)
+    path = f"{name}.opened_ff"
+    outer = Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, gated=block.gated_ff, **facts)
     yield outer
     yield from feed_forward_linears(outer, f"{name}.ff", block.ff, tokens)

@@ -26,6 +26,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from engine.backbones.common.kernel import AttentionKernel
+from engine.backbones.common.strips import open_strips
 from engine.backbones.common.transformer2d import KernelProcessor
 from engine.weights import missing
 
@@ -147,8 +148,27 @@ class OpenPictureAttention(Attention):
         return (out.transpose(-1, -2).reshape(hidden_states.shape) + hidden_states) / self.rescale_output_factor
 
 
+class OpenDownsample(Downsample2D):
+    """A change to coarser resolution that takes the channels its convolution has, also after that was swapped."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return int(getattr(self.conv, "in_channels", vars(self)["channels"]))
+
+
+class OpenUpsample(Upsample2D):
+    """The same for a change to finer resolution."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return int(getattr(self.conv, "in_channels", vars(self)["channels"]))
+
+
 def open_unet(model: Any) -> None:
-    """Open the attentions of `model` and give it its `stages`; what it computes, and its state dict, stay the same."""
+    """Open the layers of `model` and give it its `stages`; what it computes, and its state dict, stay the same."""
+    open_strips(model)
     for module in list(model.modules()):
         if isinstance(module, Attention):
             module.kernel = AttentionKernel()
@@ -164,6 +184,10 @@ def open_unet(model: Any) -> None:
             module.__class__ = OpenTextBlock
         elif isinstance(module, Transformer2DModel):
             module.__class__ = OpenTransformer
+        elif isinstance(module, Downsample2D):
+            module.__class__ = OpenDownsample
+        elif isinstance(module, Upsample2D):
+            module.__class__ = OpenUpsample
     model.stages, model.last = nested(model)
 
 

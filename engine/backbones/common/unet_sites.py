@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from engine.backbones.common.linears import attention_linears, feed_forward_linears, row_macs
+from engine.backbones.common.strips import StripConv2d
 from engine.backbones.common.unet import Layer, OpenPictureAttention, OpenTransformer
 from engine.sites import Site, SiteKind
 from engine.step import RunShape
@@ -52,6 +53,7 @@ class Walk:
         yield self._conv("conv_in", self.model.conv_in, "model", "down")
         yield from self._stage(0, "conv_in")
         yield from self._layers(self.model.last, "model", "up", "conv_in", self.grid)
+        yield self._norm("conv_norm_out", self.model.conv_norm_out, "model", "up", grid=self.grid)
         yield self._conv("conv_out", self.model.conv_out, "model", "up")
 
     def _stage(self, number: int, skip: str) -> Iterator[Site]:
@@ -101,19 +103,26 @@ class Walk:
         return {**place, "grid": self.grid, "width": self.width}
 
     def _conv(self, name: str, conv: Any, inside: str, side: Side, **place: Any) -> Site:
-        settled = {"grid": self.grid, **place, "width": conv.out_channels}
-        return Site(name, SiteKind.CONV, conv, inside, macs=conv_macs(conv, self.grid), side=side, **settled)
+        facts: dict[str, Any] = {"grid": self.grid, **place, "width": conv.out_channels, "side": side}
+        if isinstance(conv, StripConv2d):
+            facts |= {"reach": conv.reach, "row_values": conv.in_channels * self.grid[2] * int(conv.stride[1])}
+        return Site(name, SiteKind.CONV, conv, inside, macs=conv_macs(conv, self.grid), **facts)
+
+    def _norm(self, name: str, norm: Any, inside: str, side: Side, **place: Any) -> Site:
+        facts: dict[str, Any] = {**place, "width": norm.num_channels, "side": side}
+        return Site(name, SiteKind.NORM, norm, inside, **facts)
 
     def _residual(self, layer: Layer, inside: str, side: Side, skip: str) -> Iterator[Site]:
         block = layer.module
-        self.width = block.out_channels
+        self.width = block.conv2.out_channels
         place = self._place("residual")
         projection = 0 if block.time_emb_proj is None else block.time_emb_proj.weight.numel()
-        yield Site(layer.name, SiteKind.BLOCK, block, inside, macs=projection, side=side, skip=skip, **place)
-        for part in ("conv1", "conv2", "conv_shortcut"):
-            conv = getattr(block, part)
-            if conv is not None:
-                yield self._conv(f"{layer.name}.{part}", conv, layer.name, side, **place)
+        facts: dict[str, Any] = {**place, "side": side, "skip": skip}
+        yield Site(layer.name, SiteKind.BLOCK, block, inside, macs=projection, context_macs=projection, **facts)
+        for part in ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"):
+            module, site = getattr(block, part), self._norm if part.startswith("norm") else self._conv
+            if module is not None:
+                yield site(f"{layer.name}.{part}", module, layer.name, side, **place)
 
     def _transformer(self, layer: Layer, inside: str, side: Side) -> Iterator[Site]:
         """A spatial transformer: its two projections, and its blocks."""
@@ -123,11 +132,12 @@ class Walk:
         place: dict[str, Any] = {"depth": self.counts["depth"], "layer": first, "layers": self.totals["text"]}
         place |= {"grid": self.grid, "width": self.width}
         yield Site(layer.name, SiteKind.BLOCK, module, inside, macs=ends, side=side, **place)
+        yield self._norm(f"{layer.name}.norm", module.norm, layer.name, side, **place)
         for index, block in enumerate(module.transformer_blocks):
             yield from self._text_block(f"{layer.name}.transformer_blocks.{index}", block, layer.name, side)
 
     def _text_block(self, name: str, block: Any, inside: str, side: Side) -> Iterator[Site]:
-        place: dict[str, Any] = {**self._place("text"), "width": block.dim, "side": side}
+        place: dict[str, Any] = {**self._place("text"), "width": block.ff.net[2].out_features, "side": side}
         yield Site(name, SiteKind.BLOCK, block, inside, **place)
         own, text = positions(self.grid), self.run.text_tokens
         for kind, layer, norm, rows, context in (
@@ -152,6 +162,7 @@ class Walk:
         yield Site(name, SiteKind.BLOCK, module, inside, **place)
         path = f"{name}.opened"
         yield from _attention(Site(path, SiteKind.SELF_ATTENTION, module.opened, name, **place), name, module, own)
+        yield self._norm(f"{name}.group_norm", module.group_norm, path, **place)
         yield _kernel(f"{name}.kernel", module, own, path, place)
 
 
@@ -177,8 +188,9 @@ def _halved(grid: Grid, padding: int) -> Grid:
 def _width_behind(layers: Sequence[Layer], width: int) -> int:
     """Channels behind `layers`, which attentions keep."""
     for layer in layers:
-        if layer.role != "attention":
-            width = layer.module.out_channels
+        conv = layer.module.conv2 if layer.role == "residual" else getattr(layer.module, "conv", None)
+        if isinstance(conv, nn.Conv2d):
+            width = conv.out_channels
     return width
 
 

@@ -296,12 +296,18 @@ class OpenSora(Backbone):
             return linear_site(outer, f"{outer.name}.{part}", outer.module.get_submodule(part), rows, **facts)
 
         attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
-        own = site(".attn", kind, attend, along=along)
+        own = site(".attn", kind, attend, along=along, gated=block.gated_attn)
         text = words * row_macs(read.kv_linear)
         cross = site(".cross_attn", SiteKind.CROSS_ATTENTION, read, context_macs=text)
-        feed = site(".mlp", SiteKind.FEED_FORWARD, block.mlp, token_inputs=("shift", "scale"))
+        feed = site(
+            ".mlp",
+            SiteKind.FEED_FORWARD,
+            block.mlp,
+            token_inputs=("shift", "scale", "gate"),
+            gated=block.gated_mlp,
+        )
         return [
-            site("", SiteKind.BLOCK, block),
+            site("", SiteKind.BLOCK, block, token_inputs=("frame_mask",)),
             own,
             linear(own, "qkv"),
             linear(own, "proj"),

@@ -3,7 +3,7 @@
 Parameter names and shapes are those of the checkpoint `hpcai-tech/OpenSora-STDiT-v3`, so its weights load unchanged.
 Every place a technique may want to wrap is a module of its own: a block's self-attention and MLP include the
 affine-free norm and modulation in front of them, so a call that is reused costs nothing, and a call on a subset of
-tokens normalises only that subset. Their outputs are *before* the gate.
+tokens normalises only that subset. Their outputs are *before* the gate; a module around each gates them.
 
 Shapes: B samples (all guidance branches), T latent frames, S = H*W tokens a frame, N = T*S tokens ordered (t, h, w),
 C hidden size, L text tokens.
@@ -20,6 +20,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from engine.backbones.common.gated import Gated
 from engine.backbones.common.kernel import AttentionKernel
 
 NORM_EPS = 1e-6
@@ -113,9 +114,13 @@ class SelfAttention(nn.Module):
         grid: tuple[int, int],
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """hidden [B, N, C], grid (T, S), rotary (cos, sin) [T, d/2] for temporal attention -> [B, N, C], ungated."""
-        batch, _, dim = hidden.shape
-        frames, spots = grid
+        """hidden [B, N, C], grid (T, S), rotary (cos, sin) [T, d/2] for temporal attention -> [B, N, C], ungated.
+
+        Tokens may be those of some of the places only, the same ones in all T frames.
+        """
+        batch, count, dim = hidden.shape
+        frames, _ = grid
+        spots = count // frames
         qkv = self.qkv(modulate(hidden, shift, scale)).view(batch, frames, spots, 3, self.heads, -1)
         # Sequences on the second-last axis: [3, B, T, heads, S, d] within frames, [3, B, S, heads, T, d] along time.
         qkv = qkv.permute(3, 0, 2, 4, 1, 5) if self.temporal else qkv.permute(3, 0, 1, 4, 2, 5)
@@ -181,6 +186,7 @@ class STDiT3Block(nn.Module):
         self.attn = SelfAttention(dim, heads, temporal=temporal, qk_norm=qk_norm)
         self.cross_attn = CrossAttention(dim, heads)
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), dim)
+        self.gated_attn, self.gated_mlp = Gated(self, "attn"), Gated(self, "mlp")
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def modulations(self, time: Tensor, time_zero: Tensor | None, frame_mask: Tensor | None) -> list[Modulation]:
@@ -208,11 +214,10 @@ class STDiT3Block(nn.Module):
     ) -> Tensor:
         """hidden [B, N, C], text [B, L, C], time [B, 6C] -> [B, N, C]."""
         attend, feed = self.modulations(time, time_zero, frame_mask)
-        attended = self.attn(hidden, attend.shift, attend.scale, grid, rotary)
-        hidden = torch.addcmul(hidden, attend.gate, attended)
+        shift, scale, gate = attend
+        hidden = hidden + self.gated_attn(hidden, gate, shift=shift, scale=scale, grid=grid, rotary=rotary)
         hidden = hidden + self.cross_attn(hidden, text, text_mask)
-        fed = self.mlp(hidden, feed.shift, feed.scale)
-        return torch.addcmul(hidden, feed.gate, fed)
+        return hidden + self.gated_mlp(hidden, feed.gate, shift=feed.shift, scale=feed.scale)
 
 
 class FinalLayer(nn.Module):

@@ -45,6 +45,7 @@ class QDit(Technique):
         "activations along sampling runs",
         "layers that modulate a block are quantized with the default group size, and have no gene",
         "weights in 8 bits are not in the paper",
+        "a layer whose inputs do not fill whole bytes (an odd number, in 4 bits) stays as it is",
     )
 
     weight_bits: Literal[4, 6, 8, 16] = Field(4, description="Bits of weights; 16 leaves the model as it is.")
@@ -75,7 +76,7 @@ class QDit(Technique):
         """Every linear layer of the blocks in integers."""
         if self.weight_bits == 16:
             return
-        layers = linear_layers(backbone)
+        layers = linear_layers(backbone, self.weight_bits)
         groups = [self.default_group(layer) for _, layer in layers]
         if self.artefact is not None:
             groups = self.artefact["groups"].tolist()
@@ -107,7 +108,8 @@ class QDit(Technique):
 
     def prepare(self, bench: Bench) -> dict[str, Tensor]:
         """Group sizes by search, then codes by GPTQ in these groups."""
-        layers, bits = linear_layers(bench.backbone), self.weight_bits
+        bits = self.weight_bits
+        layers = linear_layers(bench.backbone, bits)
         groups = self.searched(bench, layers) if self.search else [self.default_group(layer) for _, layer in layers]
         tensors = {"groups": torch.tensor(groups)}
         if self.rounding == "nearest":
@@ -165,7 +167,7 @@ class QDit(Technique):
         )
 
 
-def linear_layers(backbone: Backbone) -> Layers:
-    """The linear layers of the blocks, in forward order."""
-    sites = backbone.parts(SiteKind.LINEAR)
-    return [(site, site.module) for site in sites if isinstance(site.module, nn.Linear)]
+def linear_layers(backbone: Backbone, bits: int) -> Layers:
+    """The linear layers of the blocks whose rows of codes fill whole bytes, in forward order."""
+    layers = [(site, site.module) for site in backbone.parts(SiteKind.LINEAR) if isinstance(site.module, nn.Linear)]
+    return [(site, layer) for site, layer in layers if layer.in_features * bits % 8 == 0]

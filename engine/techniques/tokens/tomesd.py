@@ -119,8 +119,8 @@ class ToMeSD(Technique):
         at.shared.matching, r = None, self.removed(at.site)
         if r:
             sources, destinations = at.common.split[at.site.name]
-            scores = at.decide(merging.similarity(hidden, sources, destinations))
-            at.shared.matching = merging.soft_matching(scores, sources, destinations, r)
+            best, target = merging.similarity(hidden, sources, destinations).max(dim=-1)
+            at.shared.matching = merging.soft_matching(at.decide(best), target, sources, destinations, r)
         out: Tensor = call(hidden)
         at.shared.matching = None
         return out

@@ -15,6 +15,7 @@ from engine import registry
 from engine.compiler import Compiled, baseline_of, compile_spec
 from engine.cost import Share, kept_macs, measured_macs
 from engine.errors import InvalidInput
+from engine.runner import opened
 from engine.sites import Site, SiteKind, Sites
 from engine.spec import load_spec
 from engine.step import Phase, RunShape
@@ -70,6 +71,16 @@ class Friend(Inner):
     shares_with = frozenset({"inner"})
 
 
+class Deep(Inner):
+    """Of stage REUSE, on cross-attention inside and outside the block of `outer` (arXiv 0000.00000)."""
+
+    slug = "deep"
+    stage = Stage.REUSE
+
+    def attach(self, sites: Sites) -> None:
+        sites.wrap(SiteKind.CROSS_ATTENTION, lambda call, hidden, at: call(hidden))
+
+
 class Banned(Inner):
     """Excluded by `outer` (arXiv 0000.00000)."""
 
@@ -78,7 +89,7 @@ class Banned(Inner):
 
 @pytest.fixture(autouse=True)
 def fakes() -> Iterator[None]:
-    with registry.adding(Outer, Inner, Rival, Friend, Banned):
+    with registry.adding(Outer, Inner, Rival, Friend, Deep, Banned):
         yield
 
 
@@ -130,6 +141,15 @@ def test_measured_shares_are_of_the_whole_site() -> None:
 def test_two_of_one_stage_on_one_site_conflict(compile_tiny: Compile) -> None:
     with pytest.raises(InvalidInput, match=r"`inner` and `rival` are both of stage TOKENS .* only one can own a site"):
         compile_tiny("opensora", {"inner": None}, {"rival": None})
+
+
+def test_one_inside_the_other_conflicts_too(compile_tiny: Compile) -> None:
+    """Nobody else may decide whether what a technique of the same stage keeps is computed."""
+    for names in (("outer", "deep"), ("deep", "outer")):
+        with pytest.raises(
+            InvalidInput, match=r"REUSE and `outer` decides whether what `deep` wraps \(cross_attention"
+        ):
+            compile_tiny("opensora", *({name: None} for name in names))
 
 
 def test_unless_one_names_the_other(compile_tiny: Compile) -> None:
@@ -222,3 +242,19 @@ def test_a_spec_outside_the_project_can_extend_a_shipped_base(tmp_path: Path) ->
     spec = tmp_path / "mine.yaml"
     spec.write_text("extends: models/opensora.yaml\ntechniques:\n  - fora: {interval: 2}\n")
     assert compile_spec(load_spec(spec)).plan.techniques[0].slug == "fora"
+
+
+@pytest.mark.parametrize("backbone", ["opensora", "latte"])
+def test_a_run_knows_what_the_model_is_told_of_the_noise(compile_tiny: Compile, backbone: str) -> None:
+    """As its denoiser gets it, so that schedules of a paper's time steps can be made before the run."""
+    tiny, told = BACKBONES[backbone].tiny(), list[float]()
+
+    def hear(_module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        steps = inputs["timestep"] if "timestep" in inputs else args[1]
+        told.append(float(steps[0]))
+
+    compiled = compile_tiny(backbone, on=tiny)
+    with opened(compiled) as side:
+        tiny.model.register_forward_pre_hook(hear, with_kwargs=True)
+        side.generate((1, 2))
+    assert told == pytest.approx(compiled.run.times)

@@ -14,6 +14,7 @@ from engine.denoise import Denoise, DiscreteDiffusion, NoiseSchedule, Prediction
 
 def test_levels_are_time_steps() -> None:
     assert NOISE.timestep(1.0) == 999 and NOISE.timestep(0.001) == 0
+    assert RectifiedFlow().timestep(0.864) == pytest.approx(864)
     for step in range(1000):
         level = (step + 1) / 1000
         assert NOISE.timestep(level) == step

@@ -186,6 +186,127 @@ def test_what_an_outer_technique_skips_is_planned_for_the_inner_one_too(compile_
     assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-6)
 
 
+class Exact(Fake):
+    """A technique for tests whose output may be the plain one (arXiv 0000.00002)."""
+
+    slug = "exact"
+
+    def exact(self, run: RunShape) -> bool:
+        return True
+
+
+def test_an_identical_output_is_no_failure_of_an_exact_technique(compile_tiny: Compile) -> None:
+    with registry.adding(Exact):
+        compiled, trace = compile_tiny("opensora", {"exact": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        verdict(receipts(compiled, sites, trace, 0.0), compiled)
+
+
+class Halves(Technique):
+    """Computes on half of the tokens, from the blocks inwards (arXiv 0000.00003)."""
+
+    slug = "halves"
+    family = "parallel"
+    stage = Stage.PLACE
+    requires = frozenset({SiteKind.FEED_FORWARD})
+
+    def attach(self, sites: Sites) -> None:
+        sites.wrap(SiteKind.FEED_FORWARD, lambda call, hidden, at: call(hidden))
+        sites.wrap(SiteKind.BLOCK, lambda call, hidden, at: call(hidden[:, ::2]).repeat_interleave(2, dim=1))
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(0.5 if site.kind is SiteKind.BLOCK else 1.0, (site.context_macs + 1) // 2)
+
+
+def test_a_share_inside_a_share_counts_once(compile_tiny: Compile) -> None:
+    """The feed-forward gets half of the tokens because its block does, not half of that half."""
+    with registry.adding(Halves):
+        compiled, trace = compile_tiny("dit", {"halves": None}), Trace()
+        with opened(compiled, trace=trace) as side:
+            side.generate((1, 2))
+            sites = live_sites(compiled, side.call)
+        done = receipts(compiled, sites, trace, 1.0)
+    assert done["techniques"]["halves"]["as_planned"]
+    assert done["macs"] == pytest.approx(done["planned_macs"], rel=1e-9)
+
+
+def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
+    compiled = compile_tiny("opensora", {"fake": None})
+    good = {"as_planned": True, "latents": "a"}
+    done = {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1}, "modules_replaced": 0}
+    receipt = {"techniques": {"fake": done}, "output_identical": False, "kernels": {}, "formats": {}}
+    verdict({**receipt, "ranks": [good, good]}, compiled)
+    with pytest.raises(NoEffect, match="rank 1 did something other than its plan"):
+        verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
+    with pytest.raises(NoEffect, match="the ranks ended with different latents"):
+        verdict({**receipt, "ranks": [good, {**good, "latents": "b"}]}, compiled)
+
+
+class Moody(Fake):
+    """Reuses when told to, for tests: `rests` stands for what data would decide (arXiv 0000.00004)."""
+
+    slug = "moody"
+    dynamic = True
+    rests: bool = True
+
+    def schedule(self, run: RunShape) -> list[Phase]:
+        return [Phase("full"), *[Phase("decide")] * (run.steps - 1)]
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        return [Phase("full"), *[Phase("reuse")] * (run.steps - 1)], [Phase("full")] * run.steps
+
+    def around(self, call: Call, hidden: Tensor, at: At) -> Tensor:
+        turn = at.memory.turn = getattr(at.memory, "turn", -1) + 1
+        if at.phase == "full" or turn % 2 == 0 or not self.rests:
+            at.memory.output = call(hidden)
+        return at.memory.output  # type: ignore[no-any-return]
+
+    def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
+        return Share(float(phase.name != "reuse"), held=site.output_bytes(run))
+
+
+def test_where_data_decides_the_plan_is_a_range(compile_tiny: Compile) -> None:
+    with registry.adding(Moody):
+        compiled = compile_tiny("opensora", {"moody": None})
+        done = judged(compiled)
+    (bounds,) = compiled.plan.dynamic
+    kinds = done["techniques"]["moody"]["kinds"]["feed_forward"]
+    assert kinds["done"] == {"full": 16, "reused": 16}
+    assert (kinds["planned"], kinds["planned_at_least"]) == ({"full": 32}, {"full": 4, "reused": 28})
+    assert bounds.most_macs == compiled.plan.estimate.macs == compiled.plan.estimate.baseline_macs
+    sites = compiled.backbone.sites(compiled.run)
+    feeds = sum(site.macs for site in sites if site.booked is SiteKind.FEED_FORWARD) * 4
+    assert bounds.most_macs - bounds.least_macs == feeds * 7
+    assert done["macs"] == bounds.most_macs - feeds * 4
+
+
+def test_data_that_never_lets_it_rest_fails_the_run(compile_tiny: Compile) -> None:
+    with (
+        registry.adding(Moody),
+        pytest.raises(
+            NoEffect, match=r"`moody` changed nothing[^>]*-> its data never let it rest: loosen its thresholds"
+        ),
+    ):
+        judged(compile_tiny("opensora", {"moody": {"rests": False}}))
+
+
+class Overdone(Moody):
+    """Says that it computes something in every step, and does not (arXiv 0000.00005)."""
+
+    slug = "overdone"
+
+    def bounds(self, run: RunShape) -> tuple[list[Phase], list[Phase]]:
+        steps = [Phase("full"), Phase("reuse"), *[Phase("full")] * (run.steps - 2)]
+        return steps, [Phase("full")] * run.steps
+
+
+def test_leaving_the_range_fails(compile_tiny: Compile) -> None:
+    with registry.adding(Overdone), pytest.raises(NoEffect, match="something other than its plan"):
+        judged(compile_tiny("opensora", {"overdone": None}))
+
+
 def test_a_kernel_is_measured_by_its_queries_and_its_keys() -> None:
     """Half of the queries on a third of the keys are a sixth; what a layer gives counts, not what enters it."""
     site = Site("k", SiteKind.KERNEL, torch.nn.Identity(), grid=(1, 2, 6), macs=2 * 12 * 12 * 8)

@@ -166,6 +166,70 @@ def test_memory_is_per_technique_and_site_and_shared_within_a_block() -> None:
     assert attachment.nbytes() == 0
 
 
+class Gate(nn.Module):
+    """A layer's output times a gate."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layer = (layer,)
+
+    def forward(self, hidden: Tensor, gate: float, **inputs: Any) -> Tensor:
+        return gate * self._layer[0](hidden, **inputs)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_gated_wrap_holds_the_output_times_its_gate(gated: bool) -> None:
+    """The same site, wrapped inside or outside the gate; where there is no gate both are the same place."""
+    layer, x, kept, seen = Scale(), torch.ones(1, 4, 1), [], []
+    site = Site("s", SiteKind.FEED_FORWARD, layer, grid=(1, 2, 2), gated=Gate(layer))
+    ungated = Site("u", SiteKind.CROSS_ATTENTION, Scale(), grid=(1, 2, 2))
+
+    def keep(call: Call, hidden: Tensor, at: At) -> Tensor:
+        kept.append(call(hidden))
+        return kept[-1]  # type: ignore[no-any-return]
+
+    view = Sites([site, ungated])
+    view.wrap(SiteKind.FEED_FORWARD, keep, gated=gated)
+    view.wrap(SiteKind.FEED_FORWARD, plus(0))
+    view.wrap(SiteKind.CROSS_ATTENTION, keep, gated=gated)
+    assert {wrapped.name for wrapped, _ in view.wraps} == {"s", "u"}
+    attachment = Attachment(
+        [site, ungated], Step(), [Layer(Track("t"), view.wraps)], lambda site, *_: seen.append(site.name)
+    )
+    attachment.attach()
+    assert torch.equal(site.gated(x, 5.0, factor=2.0), 10 * x)
+    assert torch.equal(kept[0], (10 if gated else 2) * x)
+    assert torch.equal(ungated.module(x, 3.0), kept[1])
+    assert seen == ["s", "u"], "a call that two wraps let through happens once"
+    attachment.detach()
+    assert "forward" not in {*vars(layer), *vars(site.gated)}
+
+
+def test_a_technique_has_one_memory_for_all_sites() -> None:
+    model, x, seen = Two(), torch.ones(1, 4, 1), []
+
+    def count(call: Call, hidden: Tensor, at: At) -> Tensor:
+        at.common.calls = getattr(at.common, "calls", 0) + 1
+        seen.append(at.common.calls)
+        return call(hidden)  # type: ignore[no-any-return]
+
+    attachment = attached(model, ("a", SiteKind.FEED_FORWARD, count), ("b", SiteKind.FEED_FORWARD, count))
+    model(x)
+    assert seen == [1, 1], "techniques do not see each other's"
+    view = Sites(sites_of(model))
+    attachment.detach()
+    view.wrap(SiteKind.FEED_FORWARD, count)
+    view.wrap(SiteKind.CROSS_ATTENTION, count)
+    attachment = Attachment(sites_of(model), Step(), [Layer(Track("a"), view.wraps)])
+    attachment.attach()
+    seen.clear()
+    model(x)
+    assert seen == [1, 2]
+    attachment.clear()
+    model(x)
+    assert seen == [1, 2, 1, 2]
+
+
 def test_reading_an_empty_memory_says_what_happened() -> None:
     with pytest.raises(AttributeError, match="`output` here: a reuse phase ran before any full one"):
         _ = Memory().output
@@ -200,3 +264,13 @@ def test_mean_over_branches() -> None:
     both = Step(branches=(Branch.COND, Branch.UNCOND))
     assert both.mean_over_branches(rows).flatten().tolist() == [3.0, 5.0, 3.0, 5.0]
     assert Step(branches=(Branch.COND,)).mean_over_branches(rows) is rows
+
+
+def test_what_a_memory_keeps_in_other_objects_counts() -> None:
+    class Box:
+        def tensors(self) -> list[Tensor]:
+            return [torch.ones(3), torch.ones(2)]
+
+    memory = Memory()
+    memory.box, memory.own, memory.note = Box(), torch.ones(1), "no tensor"
+    assert memory.nbytes() == 4 * 6

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ops.schedules import forced_steps, full_steps_from_end, full_steps_from_start
+from engine.ops.schedules import (
+    broadcast_steps,
+    forced_steps,
+    full_steps_from_end,
+    full_steps_from_start,
+    triggered_steps,
+)
 
 
 @pytest.mark.parametrize(("total", "interval", "count"), [(250, 3, 84), (50, 3, 18), (250, 4, 64), (30, 3, 11)])
@@ -59,3 +65,25 @@ def test_forced_steps_start_full_and_stay_in_range(total: int, interval: int, we
     assert 0 in full
     assert not full & first_block
     assert full | first_block <= set(range(total))
+
+
+def test_broadcast_counts_from_the_first_step_and_leaves_the_borders_out() -> None:
+    times = [900, 800, 700, 600, 500, 400, 300]
+    assert broadcast_steps(times, (400, 900), 2) == {1, 3}
+    assert broadcast_steps(times, (399, 901), 3) == {1, 2, 4, 5}
+    assert broadcast_steps(times, (0, 1000), 1) == broadcast_steps(times, (500, 500), 2) == frozenset()
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60, unique=True), st.integers(1, 9))
+def test_every_interval_th_step_computes(times: list[int], interval: int) -> None:
+    reused = broadcast_steps(sorted(times, reverse=True), (-1, 1001), interval)
+    assert reused == {index for index in range(len(times)) if index % interval}
+
+
+def test_steps_behind_a_trigger() -> None:
+    times = [900, 800, 700, 600, 500, 400]
+    assert triggered_steps(times, [800], 2) == {2, 3}
+    assert triggered_steps(times, [790], 2) == {2, 3}, "the nearest step"
+    assert triggered_steps(times, [750], 1) == {2}, "of two the noisier"
+    assert triggered_steps(times, [800, 700], 2) == {3, 4}, "a trigger computes whatever an earlier one says"
+    assert triggered_steps(times, [410], 2) == triggered_steps(times, [], 2) == frozenset()

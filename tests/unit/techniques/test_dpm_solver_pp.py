@@ -70,10 +70,14 @@ def test_first_order_at_the_end_is_that_of_diffusers(steps: int, order: int) -> 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("steps", [1, 7, 20, 33])
 def test_spacings_are_those_of_diffusers(spacing: Any, steps: int) -> None:
-    scheduler = DPMSolverMultistepScheduler(**LINEAR, timestep_spacing=spacing, steps_offset=1)
-    scheduler.set_timesteps(steps)
+    scheduler, x = (
+        DPMSolverMultistepScheduler(**LINEAR, timestep_spacing=spacing, steps_offset=1),
+        noise(0, torch.float32),
+    )
+    expected = theirs(scheduler, x, num_inference_steps=steps)
     technique = DpmSolverPP(steps=steps, spacing=spacing, steps_offset=1)
     assert technique.visited(1000) == scheduler.timesteps.tolist()
+    assert close(ours(technique, x), expected, 3e-4 if steps == 1 else 2e-5)
 
 
 @pytest.mark.parametrize("steps", [5, 20])

@@ -19,7 +19,7 @@ Compile = Callable[..., Compiled]
 CACHE = {"deepcache": {"interval": 3, "branch": 1, "uniform": True}}
 MERGE = {"tomesd": {"max_downsample": 2, "merge_crossattn": True, "merge_mlp": True}}
 FORA = {"fora": {"interval": 2}}
-PAIRS = {"cache+merge": (CACHE, MERGE), "fora+merge": (FORA, MERGE), "all": (FORA, MERGE, CACHE)}
+PAIRS = {"cache+merge": (CACHE, MERGE), "fora+merge": (FORA, MERGE)}
 
 
 @pytest.mark.parametrize("techniques", PAIRS.values(), ids=PAIRS)

@@ -1,0 +1,1 @@
+"""Techniques that share a run among several processes."""

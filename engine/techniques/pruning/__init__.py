@@ -1,0 +1,1 @@
+"""Techniques that answer from what an earlier step computed."""
