@@ -65,8 +65,8 @@ def matmul_native(x: Codes, w: Codes, bias: Tensor | None = None, w_sums: Tensor
     rows, outs, group = x.codes.shape[0], w.codes.shape[0], x.group
     if w_sums is None:
         w_sums = group_sums(w.codes, w.groups)
-    out = _start(x, w, bias, w_sums)
-    w_scale = w.scale.float().T.contiguous()
+    w = w._replace(scale=w.scale.float())
+    out, w_scale = _start(x, w, bias, w_sums), w.scale.T.contiguous()
     step = max(64, TILE_ELEMENTS // outs)
     for top in range(0, rows, step):
         tile, x_codes, x_scale = out[top : top + step], x.codes[top : top + step], x.scale[top : top + step]
@@ -90,7 +90,7 @@ def _start(x: Codes, w: Codes, bias: Tensor | None, w_sums: Tensor) -> Tensor:
     if not left:
         start = torch.zeros(x.codes.shape[0], w.codes.shape[0], device=x.codes.device)
         return start if bias is None else start + bias.float()
-    first, second = torch.cat(left, dim=1), torch.cat(right, dim=1).float().T
+    first, second = torch.cat(left, dim=1), torch.cat(right, dim=1).T
     return first @ second if bias is None else torch.addmm(bias.float(), first, second)
 
 

@@ -50,8 +50,9 @@ def group_range(grouped: Tensor, bits: int, *, symmetric: bool = False, clip: fl
 
     `clip` is the share of the range that is kept; what lies outside saturates. Symmetric zero points are 0.
     """
-    low = grouped.amin(-1, keepdim=True).clamp_max_(0).mul_(clip)
-    high = grouped.amax(-1, keepdim=True).clamp_min_(0).mul_(clip)
+    low, high = grouped.amin(-1, keepdim=True).clamp_max_(0), grouped.amax(-1, keepdim=True).clamp_min_(0)
+    if clip != 1:
+        low, high = low * clip, high * clip
     lowest, highest = code_range(bits, symmetric=symmetric)
     if symmetric:
         scale = torch.maximum(-low, high).div_(highest).clamp_min_(TINY)

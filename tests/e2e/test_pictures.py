@@ -80,3 +80,12 @@ def test_a_sampler_is_measured_against_another_with_more_steps(tmp_path: Path) -
 def test_a_plain_model_is_compared_with_nothing(tmp_path: Path) -> None:
     report = run("models/dit.yaml", tmp_path / "run", "--set", "sampler.ddim.steps=5")
     assert "baseline" not in report and not (tmp_path / "run" / "baseline.png").exists()
+
+
+def test_quantized_layers_keep_the_pictures(tmp_path: Path) -> None:
+    report = run("q_dit_dit.yaml", tmp_path / "run", "--set", "sampler.ddim.steps=10")
+    receipts, cost = report["receipts"], json.loads((tmp_path / "run" / "plan.json").read_text())["estimate"]
+    assert receipts["kernels"] == {"W4A8 float": 5 * 10, "W4A8 int8 (torch._int_mm)": 30 * 10}
+    assert receipts["techniques"]["q_dit"]["modules_replaced"] == 35
+    assert cost["weight_bytes"] < 0.4 * cost["baseline_weight_bytes"]
+    assert report["psnr"] > 25

@@ -39,6 +39,12 @@ def test_integer_product_is_what_its_codes_stand_for(
     torch.testing.assert_close(matmul_plain(x, w, bias).double(), reference, atol=1e-4, rtol=1e-5)
 
 
+def test_scales_in_half_precision_cost_no_more_than_their_rounding() -> None:
+    x, w = quantize(normal(70, 96), 8, 32), quantize(normal(24, 96, seed=1) + 0.5, 8, 32, scales=torch.bfloat16)
+    halved = w._replace(scale=w.scale.bfloat16())
+    torch.testing.assert_close(matmul_native(x, halved).double(), exact(x, w, None), atol=1e-4, rtol=1e-5)
+
+
 def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = quantize(normal(200, 32), 8, 16), quantize(normal(8, 32, seed=1), 8, 16)
     whole = matmul_native(x, w)
