@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.cost import Share
 from engine.ops import strips as ops
 from engine.parallel import Group
 from engine.sites import At, Call, Site, SiteKind, Sites
@@ -26,13 +27,14 @@ class Strips:
     def wrap(self, sites: Sites) -> None:
         """Split and join; refused where rows do not divide.
 
-        All sites on the model's path are wrapped, and all that spend MACs on text, time or class: a technique gives
-        the first kind 1 / count of their cost, and adds what the others spend in full. Receipts measure both.
+        All sites on the model's path are wrapped, and all that spend MACs on text, time or class, so that plan and
+        receipts ask `share_of_strip` about them.
         """
-        path = sites.within(SiteKind.MODEL)
+        path = path_of(sites)
         first, last, named = path[0], path[-1], {site.name for site in path}
         for kind in SiteKind:
             sites.wrap(kind, self.keep, lambda site: site.name in named or site.context_macs > 0)
+        sites.watch(SiteKind.LINEAR, lambda site: not site.tokens)
         if self.count == 1:
             return
         sites.wrap(first.kind, self.split, lambda site: site.name == first.name)
@@ -70,6 +72,22 @@ class Strips:
     def join(self, call: Call, hidden: Tensor, at: At) -> Tensor:
         """The output of the whole picture, on every rank."""
         return ops.joined(self.group(at).gather(call(hidden)), at.site.grid)
+
+
+def path_of(sites: Sites) -> list[Site]:
+    """The sites that a picture passes one after another, from the first that sees it to the last."""
+    return [site for site in sites.within(SiteKind.MODEL) if site.tokens]
+
+
+def share_of_strip(site: Site, count: int) -> Share:
+    """What one of `count` strips costs: its part of everything, but all of what text, time and class cost."""
+    outermost = site.inside == SiteKind.MODEL
+    if not site.tokens:  # a linear layer of text, time or class
+        return Share(1.0 if outermost else float(count))
+    # Those that are no sites of their own are added; further in that counts as far as the strip is kept.
+    whole = min(site.macs, site.context_macs)
+    added = whole * (1 - 1 / count) if outermost else whole * (count - 1)
+    return Share(1 / count if outermost else 1.0, round(added))
 
 
 def _rows(convolution: Site) -> int:

@@ -7,6 +7,7 @@ of group norms) is exchanged at once in the first steps, and is that of the step
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -18,7 +19,7 @@ from engine.ops import strips as ops
 from engine.parallel import Group, Mailbox, gang
 from engine.sites import At, Call, Site, SiteKind, Sites
 from engine.step import FULL, Phase, RunShape
-from engine.strips import Strips
+from engine.strips import Strips, path_of, share_of_strip
 from engine.technique import Stage, Technique
 
 Mode = Literal["corrected_async_gn", "stale_gn", "sync_gn", "separate_gn", "full_sync", "no_sync"]
@@ -93,7 +94,7 @@ class DistriFusion(Technique):
     def attach(self, sites: Sites) -> None:
         """Whatever looks beyond a strip is given more; the first convolution sees the whole picture anyway."""
         halves, strips = self.layout(sites.run)
-        first = sites.within(SiteKind.MODEL)[0].name
+        first = path_of(sites)[0].name
         if strips > 1:
             sites.wrap(SiteKind.CONV, self.halo, lambda site: any(site.reach) and site.name != first)
             sites.wrap(SiteKind.NORM, self.norm, lambda site: isinstance(site.module, nn.GroupNorm))
@@ -159,12 +160,9 @@ class DistriFusion(Technique):
     def share(self, site: Site, phase: Phase, run: RunShape) -> Share:
         """A strip of everything inside the model, but all of what text, time and class cost."""
         halves, strips = self.layout(run)
-        if site.kind is SiteKind.MODEL:
-            return Share(1 / halves)
-        outermost = site.inside == SiteKind.MODEL
-        # What is added further in counts as far as the strip is kept, which is 1 / strips of it.
-        added = site.context_macs * (1 - 1 / strips if outermost else strips - 1)
-        return Share(1 / strips if outermost else 1.0, round(added), self.held(site, phase, run, strips) // halves)
+        if site.kind in (SiteKind.STEP, SiteKind.MODEL):
+            return Share(1 / halves if site.kind is SiteKind.MODEL else 1.0)
+        return replace(share_of_strip(site, strips), held=self.held(site, phase, run, strips) // halves)
 
     def held(self, site: Site, phase: Phase, run: RunShape, strips: int) -> int:
         """Bytes a row of what a site exchanges: that of all strips, and the own once more while it travels."""
