@@ -6,7 +6,7 @@ No pass needs weights or a GPU. Problems are collected over the passes and raise
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -59,6 +59,8 @@ class Draft:
     run: RunShape | None = None
     plain_sites: list[Site] = field(default_factory=list)
     """Sites of the model as it is."""
+    plain_bytes: int = 0
+    """Bytes of the weights of the model as it is."""
     sites: list[Site] = field(default_factory=list)
     """Sites of the model as transforms leave it."""
 
@@ -250,7 +252,7 @@ def bind(draft: Draft, store: Store) -> None:
     before: list[Technique] = []
     for entry in [*draft.entries, draft.sampler]:
         technique = entry.technique
-        if technique.prepares():
+        if technique.wants_artefact():
             facts = facts_of(technique, before, draft.backbone, sampler, draft.run)
             entry.technique = technique.bound(store.load(technique.slug, facts))
         before.append(technique)
@@ -261,7 +263,7 @@ def bind(draft: Draft, store: Store) -> None:
 def match(draft: Draft) -> None:
     """Transforms, the sites they leave, and what each technique wraps; to find nothing to change is an error."""
     assert draft.backbone is not None and draft.run is not None
-    draft.plain_sites = draft.backbone.sites(draft.run)
+    draft.plain_sites, draft.plain_bytes = draft.backbone.sites(draft.run), draft.backbone.weight_bytes()
     present = draft.backbone.capabilities(draft.plain_sites)
     fitting = [entry for entry in draft.entries if _has_sites(draft, entry, present)]
     swapped = {}
@@ -343,8 +345,9 @@ def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
     """Why two techniques cannot run together, in one sentence, or None. `sites` are all of the model's."""
     one, two = first.technique, second.technique
     for here, there in ((one, two), (two, one)):
-        if there.slug in here.excludes:
-            return f"`{here.slug}` cannot run with `{there.slug}`: {here.excludes[there.slug]}"
+        reason = here.excludes.get(there.slug) or _apart(here, there)
+        if reason:
+            return f"`{here.slug}` cannot run with `{there.slug}`: {reason}"
     if one.slug == two.slug or one.stage is not two.stage:
         return None
     if two.slug in one.shares_with or one.slug in two.shares_with:
@@ -363,6 +366,11 @@ def conflict(first: Entry, second: Entry, sites: Sequence[Site]) -> str | None:
                 f"({', '.join(kinds)}) runs at all: only one can own it"
             )
     return None
+
+
+def _apart(shared: Technique, other: Technique) -> str | None:
+    """Why `shared`, if it runs in several processes, would see them part, or None."""
+    return "every process would decide by itself" if shared.processes() > 1 and other.dynamic else None
 
 
 def _lies_in(site: Site, others: Sequence[Site], inside: Mapping[str, str]) -> bool:
@@ -445,22 +453,26 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
                 branches=[str(branch) for branch in branches],
                 phases={slug: phase.name for slug, phase in phases.items()},
                 values={slug: phase.value for slug, phase in phases.items() if phase.value is not None},
-                macs=round(sum(meter.macs(index, phases).values())),
+                macs=round(meter.cost(index, phases).macs),
             )
         )
     full_rows = run.batch * len(run.branches)
     baseline = plain * full_rows * run.steps
-    planned, total = meter.course()
+    course, total = meter.course()
     per_kind: Counter[str] = Counter()
     for site in draft.plain_sites:
-        per_kind[site.kind] += site.macs * full_rows * run.steps
+        per_kind[site.booked] += site.macs * full_rows * run.steps
     result = Estimate(
         baseline_macs=round(baseline),
         macs=total,
         macs_ratio=round(baseline / total, 4),
         kinds={
-            kind: {"baseline": per_kind[kind], "planned": round(planned[kind])} for kind in per_kind if per_kind[kind]
+            kind: {"baseline": per_kind[kind], "planned": round(course.kinds[kind])}
+            for kind in per_kind
+            if per_kind[kind]
         },
+        formats={name: round(macs) for name, macs in course.formats.items() if macs},
+        baseline_weight_bytes=draft.plain_bytes,
         weight_bytes=draft.backbone.weight_bytes(),
         activation_bytes=draft.backbone.activation_bytes(run),
         held_bytes=_held_bytes(draft) * full_rows,
@@ -468,47 +480,73 @@ def estimate(draft: Draft) -> tuple[list[StepPlan], Estimate]:
     return steps, result
 
 
+@dataclass(frozen=True)
+class Cost:
+    """MACs spent in a combination of phases: by kind of site, and by number format."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def macs(self) -> float:
+        """All of them."""
+        return sum(self.kinds.values())
+
+    def times(self, rows: int) -> Cost:
+        """The same for as many rows."""
+        kinds, formats = ({name: macs * rows for name, macs in each.items()} for each in (self.kinds, self.formats))
+        return Cost(Counter(kinds), Counter(formats))
+
+
 @dataclass
 class Meter:
     """MACs of steps; every combination of phases is calculated once."""
 
     draft: Draft
-    known: dict[Any, Counter[str]] = field(default_factory=dict)
+    known: dict[Any, Cost] = field(default_factory=dict)
 
-    def macs(self, index: int, phases: Mapping[str, Phase]) -> Counter[str]:
-        """MACs of a step by kind of site, all rows together."""
+    def cost(self, index: int, phases: Mapping[str, Phase]) -> Cost:
+        """MACs of a step, all rows together."""
         draft, run, key = self.draft, self.draft.run, tuple(phases.items())
         assert run is not None
         if key not in self.known:
-            self.known[key] = _macs_of(draft, phases)
-        rows = run.batch * len(branches_at(draft.entries, index, run))
-        return Counter({kind: macs * rows for kind, macs in self.known[key].items()})
+            self.known[key] = _cost_of(draft, phases)
+        return self.known[key].times(run.batch * len(branches_at(draft.entries, index, run)))
 
-    def course(self, cheapest: Entry | None = None) -> tuple[Counter[str], int]:
-        """MACs of the dearest course of the run, by kind and in all; `cheapest` takes its own cheapest one."""
+    def course(self, cheapest: Entry | None = None) -> tuple[Cost, int]:
+        """MACs of the dearest course of the run, apart and in all; `cheapest` takes its own cheapest one."""
         assert self.draft.run is not None
-        kinds: Counter[str] = Counter()
-        total = 0
+        course, total = Cost(), 0
         for index in range(self.draft.run.steps):
             courses = {
                 entry.technique.slug: entry.bounds[0 if entry is cheapest else 1] for entry in self.draft.entries
             }
-            step = self.macs(index, {slug: course[index] for slug, course in courses.items()})
-            kinds.update(step)
-            total += round(sum(step.values()))
-        return kinds, total
+            step = self.cost(index, {slug: phases[index] for slug, phases in courses.items()})
+            course.kinds.update(step.kinds)
+            course.formats.update(step.formats)
+            total += round(step.macs)
+        return course, total
 
 
-def _macs_of(draft: Draft, phases: Mapping[str, Phase]) -> Counter[str]:
-    """MACs a row spends in a combination of phases, by kind of site."""
+def _cost_of(draft: Draft, phases: Mapping[str, Phase]) -> Cost:
+    """What a row spends."""
     assert draft.run is not None
     kept, added = shares_of(draft.entries, phases, draft.run)
-    kinds: Counter[str] = Counter()
-    for kind in {site.kind for site in draft.sites}:
-        only = [site if site.kind is kind else _free(site) for site in draft.sites]
-        own = {site.name: added[site.name] for site in only if site.kind is kind and site.name in added}
-        kinds[kind] += kept_macs(only, kept, own)  # type: ignore[assignment]
-    return kinds
+    own = str(draft.run.dtype).removeprefix("torch.")
+    kinds = _macs_by(draft.sites, kept, added, lambda site: site.booked)
+    formats = _macs_by(draft.sites, kept, added, lambda site: site.numerics or own)
+    return Cost(kinds, formats)
+
+
+def _macs_by(
+    sites: Sequence[Site], kept: Mapping[str, float], added: Mapping[str, float], label: Callable[[Site], str]
+) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for name in {label(site) for site in sites}:
+        only = [site if label(site) == name else _free(site) for site in sites]
+        own = {site.name: added[site.name] for site in sites if label(site) == name and site.name in added}
+        found[name] = kept_macs(only, kept, own)  # type: ignore[assignment]
+    return found
 
 
 def shares_of(
@@ -611,6 +649,6 @@ def _notes(draft: Draft) -> list[str]:
     assert draft.sampler is not None
     for entry in [*draft.entries, draft.sampler]:
         technique = entry.technique
-        if technique.prepares() and technique.artefact is None:
+        if technique.wants_artefact() and technique.artefact is None:
             notes.append(f"`{technique.slug}` has yet to be prepared: until then the plan assumes its defaults")
     return notes

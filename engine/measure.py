@@ -173,12 +173,15 @@ def check_memory(compiled: Compiled, device: torch.device, sharing: int = 1) -> 
     `sharing` processes of this host hold the same: in main memory, but each on a GPU of its own.
     """
     cost = compiled.plan.estimate
-    needed = cost.weight_bytes + cost.activation_bytes + cost.held_bytes
+    # A changed model keeps what it replaced, for the baseline runs in the same process.
+    changed = cost.weight_bytes != cost.baseline_weight_bytes
+    weights = cost.weight_bytes + changed * cost.baseline_weight_bytes
+    needed = weights + cost.activation_bytes + cost.held_bytes
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available // sharing
     if needed > free:
         raise Unavailable(
             Problem(
-                f"the plan needs about {needed / 2**30:.1f} GiB on {device} (weights {cost.weight_bytes / 2**30:.1f}, "
+                f"the plan needs about {needed / 2**30:.1f} GiB on {device} (weights {weights / 2**30:.1f}, "
                 f"activations {cost.activation_bytes / 2**30:.1f}, held outputs {cost.held_bytes / 2**30:.1f}), "
                 f"{free / 2**30:.1f} GiB are free",
                 "use a smaller size or batch, `--set model.dtype=bfloat16`, or another device",

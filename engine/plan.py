@@ -57,6 +57,9 @@ class Estimate(Frozen):
     macs_ratio: float
     kinds: dict[str, dict[str, float]]
     """For every kind of site: baseline and planned MACs."""
+    formats: dict[str, int]
+    """Planned MACs by number format: the model's own, or bits of weights and activations as in W4A8."""
+    baseline_weight_bytes: int
     weight_bytes: int
     activation_bytes: int
     held_bytes: int

@@ -34,14 +34,14 @@ def prepare_all(
     """Make every artefact the plan needs and has not found; with `again` make all of them anew."""
     store = store or Store()
     techniques = [*(entry.technique for entry in compiled.entries), compiled.sampler]
-    if not any(technique.prepares() for technique in techniques):
+    if not any(technique.wants_artefact() for technique in techniques):
         return []
     found: list[Prepared] = []
     settled: list[Technique] = []
     loaded = False
     with compiled.backbone.changing():
         for technique in techniques:
-            if technique.prepares():
+            if technique.wants_artefact():
                 facts = facts_of(technique, settled, compiled.backbone, compiled.sampler, compiled.run)
                 path = store.find(technique.slug, facts)
                 made = path is None or again
@@ -125,4 +125,4 @@ def require_artefacts(compiled: Compiled, store: Store | None = None) -> None:
 
 def _preparing(entries: Sequence[Entry], sampler: Technique) -> list[tuple[tuple[str | int, ...], Technique]]:
     both = [*((entry.path, entry.technique) for entry in entries), (("sampler", sampler.slug), sampler)]
-    return [(path, technique) for path, technique in both if technique.prepares()]
+    return [(path, technique) for path, technique in both if technique.wants_artefact()]

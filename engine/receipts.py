@@ -45,6 +45,8 @@ class Trace:
     nonfinite: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, int] = field(default_factory=dict)
     """Modules that each technique replaced."""
+    kernels: Counter[str] = field(default_factory=Counter)
+    """Launches of low-precision kernels, by number format and kind."""
     draws: int = 0
     """How often the sampler drew fresh noise."""
 
@@ -64,14 +66,16 @@ class Trace:
     def __call__(self, site: Site, hidden: Tensor, inputs: Mapping[str, Any], out: Any) -> None:
         """An innermost call: counted are the places of its output, tokens or those of a picture.
 
-        A kernel's share is that of its products: fewer queries and fewer keys both count. Of calls of the whole model
-        rows are counted, and a step is one.
+        A kernel's share is that of its products: fewer queries and fewer keys both count. Where a site has no tokens,
+        as the whole model or what reads the text, rows are counted; a step is one.
         """
         result = out if isinstance(out, Tensor) else hidden
         if site.kind is SiteKind.KERNEL:
             done = site.tokens * 2 * hidden.numel() * inputs["key"].shape[-2] / site.macs
-        elif site.kind in (SiteKind.STEP, SiteKind.MODEL):
-            done = hidden.shape[0] if site.kind is SiteKind.MODEL else self.steps[-1].rows
+        elif site.kind is SiteKind.STEP:
+            done = self.steps[-1].rows
+        elif site.kind is SiteKind.MODEL or not site.tokens:
+            done = hidden.shape[0]
         else:
             done = result.numel() // site.width if site.width else result.shape[0] * result.shape[1]
         self.steps[-1].evaluated[site.name] += done
@@ -118,6 +122,8 @@ def receipts(compiled: Compiled, sites: Sequence[Site], trace: Trace, difference
         **spent(compiled, sites, trace),
         "held_bytes": trace.held_bytes,
         "planned_held_bytes": compiled.plan.estimate.held_bytes,
+        "formats": sorted({site.numerics for site in sites if site.numerics is not None}),
+        "kernels": dict(sorted(trace.kernels.items())),
         "output_identical": difference == 0.0,
         "largest_latent_difference": difference,
         "techniques": per_technique,
@@ -236,11 +242,19 @@ def verdict(receipt: Mapping[str, Any], compiled: Compiled) -> None:
             problems.append(
                 Problem(f"`{slug}` changed nothing: every site was evaluated in full", hint(entry, compiled), place)
             )
+    problems += _idle_formats(receipt, compiled)
     exact = bool(compiled.entries) and all(entry.technique.exact(compiled.run) for entry in compiled.entries)
     if receipt["output_identical"] and not exact and not problems:
         problems += _without_effect(compiled)
     if problems:
         raise NoEffect(problems)
+
+
+def _idle_formats(receipt: Mapping[str, Any], compiled: Compiled) -> list[Problem]:
+    """Number formats that replaced modules promise and in which no product ran."""
+    place, ran = compiled.request.value.at(("techniques",)), {name.partition(" ")[0] for name in receipt["kernels"]}
+    idle = [name for name in receipt["formats"] if name not in ran]
+    return [Problem(f"no layer ran in {name}, as the plan says", "report this", place) for name in idle]
 
 
 def _without_effect(compiled: Compiled) -> list[Problem]:
@@ -259,7 +273,7 @@ def _without_effect(compiled: Compiled) -> list[Problem]:
 
 def _inert(done: Mapping[str, Any]) -> bool:
     kinds = done["kinds"].values()
-    return bool(kinds) and all(set(entry["done"]) <= {"full"} for entry in kinds)
+    return not done["modules_replaced"] and bool(kinds) and all(set(entry["done"]) <= {"full"} for entry in kinds)
 
 
 def hint(entry: Any, compiled: Compiled) -> str:

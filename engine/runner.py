@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.backbones.base import Backbone
 from engine.compiler import Compiled, branches_at
 from engine.denoise import Denoise
 from engine.errors import EngineError
+from engine.kernels import counting
 from engine.random import stream
 from engine.receipts import Trace
 from engine.sites import Attachment, Layer, Site, SiteKind, Sites, Track
@@ -62,7 +63,8 @@ class Opened:
             draw=draw if trace is None else trace.counting(draw),
         )
         times = compiled.sampler.times(compiled.run)
-        latents = self.sampler(backbone.initial_noise(compiled.run, seeds), times, denoise)
+        with nullcontext() if self.trace is None else counting(self.trace.kernels):
+            latents = self.sampler(backbone.initial_noise(compiled.run, seeds), times, denoise)
         assert walk.index == compiled.run.steps, f"planned {compiled.run.steps} predictions, made {walk.index}"
         if trace is not None:
             trace.nonfinite = {layer.track.owner: int(layer.track.nonfinite) for layer in self.attachment.layers}

@@ -47,12 +47,14 @@ class Site:
     its block in forward order, `layer` the index its paper counts (both kinds of blocks of a pair share it),
     `layers` how many there are. A sample has a token `grid` (frames, rows, columns) and `width` channels here; `along`
     says which tokens attend to one another. `macs` are the multiply-accumulates of one sample at full size that happen
-    here and in no inner site; `context_macs` of them go to text, time or class, however many tokens are evaluated.
-    `token_inputs` names the other inputs that may carry one row a token. Where the block multiplies the output by a
-    gate before adding it to its tokens, `gated` is the module around both, with the input `gate`. In a UNet, `side`
-    says on which path the site lies, and `skip` names the site whose output is joined to this one's input, behind its
-    channels (a STAGE gets nothing else). A convolution reads `reach` rows of `row_values` numbers above and below those
-    it is given: its inputs `above` and `below`, zeros where they are not given.
+    here and in no inner site; `context_macs` are those, here or in linear layers further in, that go to text, time or
+    class, however many tokens are evaluated. `token_inputs` names the other inputs that may carry one row a token.
+    Where the block multiplies the output by a gate before adding it to its tokens, `gated` is the module around both,
+    with the input `gate`. In a UNet, `side` says on which path the site lies, and `skip` names the site whose output is
+    joined to this one's input, behind its channels (a STAGE gets nothing else). A convolution reads `reach` rows of
+    `row_values` numbers above and below those it is given: its inputs `above` and `below`, zeros where they are not
+    given. A LINEAR is `part_of` a kind of site, under which its MACs are summed, and shares the name `reads` with those
+    of the same input; where its rows are no tokens, it has no grid.
     """
 
     name: str
@@ -73,6 +75,19 @@ class Site:
     reach: tuple[int, int] = (0, 0)
     row_values: int = 0
     gated: nn.Module | None = None
+    part_of: SiteKind | None = None
+    reads: str = ""
+
+    @property
+    def numerics(self) -> str | None:
+        """Number format in which the module here says it multiplies, where it is not the model's own."""
+        stated = getattr(self.module, "numerics", None)
+        return stated if isinstance(stated, str) else None
+
+    @property
+    def booked(self) -> SiteKind:
+        """Kind of site under which MACs are summed."""
+        return self.part_of or self.kind
 
     @property
     def tokens(self) -> int:

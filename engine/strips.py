@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.ops import strips as ops
 from engine.parallel import Group
-from engine.sites import At, Call, SiteKind, Sites
+from engine.sites import At, Call, Site, SiteKind, Sites
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Strips:
             return
         sites.wrap(first.kind, self.split, lambda site: site.name == first.name)
         sites.wrap(last.kind, self.join, lambda site: site.name == last.name)
+        closed = [site.name for site in sites.of(SiteKind.CONV) if _rows(site) > 1 and not any(site.reach)]
+        if closed:
+            rule = f"`{closed[0]}` reads rows around its own and cannot be given those of other strips"
+            sites.refuse(rule, "remove the technique that replaced this convolution")
         uneven = [(site.grid[1], site.name) for site in sites.all if site.tokens and site.grid[1] % self.count]
         if uneven:
             rows, name = min(uneven)
@@ -66,3 +70,8 @@ class Strips:
     def join(self, call: Call, hidden: Tensor, at: At) -> Tensor:
         """The output of the whole picture, on every rank."""
         return ops.joined(self.group(at).gather(call(hidden)), at.site.grid)
+
+
+def _rows(convolution: Site) -> int:
+    """Rows of a convolution's kernel."""
+    return int(getattr(convolution.module, "kernel_size", (1,))[0])

@@ -82,6 +82,8 @@ class Technique(BaseModel):
     """True when data decides, so that a plan can only give a range."""
     couples_batch: ClassVar[bool] = False
     """True when the samples of a batch influence one another."""
+    batch_tolerance: ClassVar[float] = 2e-4
+    """Largest difference, in parts of the latents' size, of a sample alone to the same in a batch, with its reason."""
     couples_branches: ClassVar[bool] = False
     """True when what one guidance branch does depends on another branch's values."""
     deviations: ClassVar[tuple[str, ...]] = ()
@@ -155,8 +157,12 @@ class Technique(BaseModel):
 
     @classmethod
     def prepares(cls) -> bool:
-        """Whether the technique needs an artefact."""
+        """Whether the technique can prepare an artefact."""
         return cls.prepare is not Technique.prepare
+
+    def wants_artefact(self) -> bool:
+        """Whether it needs one with these parameters."""
+        return self.prepares()
 
     @classmethod
     def transforms(cls) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine.plan import Plan
+from engine.plan import Estimate, Plan
 from engine.receipts import LABELS, as_planned, planned_range
 
 
@@ -158,6 +158,7 @@ def receipts_summary(receipts: Mapping[str, Any]) -> str:
         f"MACs {macs(receipts['macs'])} ({planned} {macs(receipts['planned_macs'])}), "
         f"held {size(receipts['held_bytes'])} (planned {size(receipts['planned_held_bytes'])}), "
         f"output {'identical' if receipts['output_identical'] else 'changed'}"
+        + "".join(f", {count} x {name}" for name, count in receipts["kernels"].items())
     )
 
 
@@ -197,7 +198,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(
         f"MACs: baseline {macs(cost.baseline_macs)}, planned {'at most ' if plan.dynamic else ''}{macs(cost.macs)}, "
         f"ratio {cost.macs_ratio:.2f}x. "
-        f"Memory: weights {size(cost.weight_bytes)}, activations about {size(cost.activation_bytes)}, "
+        f"{_formats(cost)}Memory: weights {_weights(cost)}, activations about {size(cost.activation_bytes)}, "
         f"held outputs {size(cost.held_bytes)}."
     )
     for data in plan.dynamic:
@@ -208,6 +209,17 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
     for note in plan.notes:
         console.print(f"note: {note}")
+
+
+def _formats(cost: Estimate) -> str:
+    """Shares of the number formats, where there are several."""
+    parts = [f"{name} {count / cost.macs:.1%}" for name, count in cost.formats.items()]
+    return f"Number formats: {', '.join(parts)} of the MACs. " if len(parts) > 1 else ""
+
+
+def _weights(cost: Estimate) -> str:
+    same = cost.weight_bytes == cost.baseline_weight_bytes
+    return size(cost.weight_bytes) + ("" if same else f" (baseline {size(cost.baseline_weight_bytes)})")
 
 
 def show_techniques(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:

@@ -73,6 +73,11 @@ class Backbone(ABC):
     def sites(self, run: RunShape) -> list[Site]:
         """All sites of the denoiser, outermost first and in forward order, with their costs."""
 
+    def parts(self, kind: SiteKind) -> list[Site]:
+        """Sites of a kind at default sizes, for who changes modules: their costs and grids are not those of a run."""
+        run = self.shape(self.inputs(prompts=["a"]), 1)
+        return [site for site in self.sites(run) if site.kind is kind]
+
     @abstractmethod
     def encode(self, inputs: Inputs, run: RunShape) -> Any:
         """Conditions of a run: text features and whatever else `predict` needs."""

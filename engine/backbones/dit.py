@@ -105,4 +105,4 @@ class DiT(PictureTransformer):
     def modulation_macs(self, run: RunShape) -> tuple[int, int]:
         """Every block embeds time and class anew; so does the output."""
         norm = self.model.transformer_blocks[0].norm1
-        return linears_macs(norm.emb, self.model.proj_out_1), linears_macs(norm)
+        return linears_macs(norm.emb, self.model.proj_out_1), linears_macs(norm.emb)

@@ -53,10 +53,10 @@ def plain_latents(backbone: Backbone, compile_tiny: Compile, **options: Any) -> 
     return latents_of(compile_tiny(backbone.name, on=backbone, **options))
 
 
-def same(first: Tensor, second: Tensor) -> None:
+def same(first: Tensor, second: Tensor, tolerance: float = 2e-4) -> None:
     """Equal up to rounding, which grows with the size that random models give their latents."""
     size = max(1.0, second.abs().max().item())
-    torch.testing.assert_close(first, second, atol=2e-4 * size, rtol=1e-3)
+    torch.testing.assert_close(first, second, atol=tolerance * size, rtol=1e-3)
 
 
 @on_tiny
@@ -78,7 +78,8 @@ def test_default_parameters_act(cls: type[Technique], backbone: str, compile_tin
     with opened(compiled) as side:
         done = receipts(compiled, live_sites(compiled, side.call), trace, (out - plain).abs().max().item())
     verdict(done, compiled)
-    assert done["macs"] < compiled.plan.estimate.baseline_macs
+    cost = compiled.plan.estimate
+    assert done["macs"] < cost.baseline_macs or cost.weight_bytes < cost.baseline_weight_bytes
 
 
 @on_tiny
@@ -122,7 +123,7 @@ def test_a_batch_is_its_samples(cls: type[Technique], backbone: str, compile_tin
     together = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny, prompts=prompts))
     for index, prompt in enumerate(prompts):
         alone = latents_of(compile_tiny(backbone, {cls.slug: None}, on=tiny, prompts=(prompt,)), seeds=(5 + index,))
-        same(together[index : index + 1], alone)
+        same(together[index : index + 1], alone, cls.batch_tolerance)
 
 
 @on_tiny

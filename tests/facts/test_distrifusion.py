@@ -245,17 +245,14 @@ def test_nothing_is_sent_without_synchronisation(compile_tiny: Compile, monkeypa
 
 
 @two_ranks
-def test_a_cache_further_in_exchanges_only_when_it_computes(
-    compile_tiny: Compile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled, trace = compile_tiny("pixart", {"fora": {"interval": 2}}, {"distrifusion": {"warmup_steps": 1}}), Trace()
-    with counting(monkeypatch):
-        mine = latents(compiled, trace)
-    first, second = gang().all(mine)
+@pytest.mark.parametrize(("backbone", "cache"), [("pixart", "fora"), ("sd", "deepcache")])
+def test_a_cache_further_in_exchanges_only_when_it_computes(backbone: str, cache: str, compile_tiny: Compile) -> None:
+    compiled, trace = compile_tiny(backbone, {cache: {"interval": 2}}, {"distrifusion": {"warmup_steps": 1}}), Trace()
+    first, second = gang().all(latents(compiled, trace))
     assert torch.equal(first, second)
     with opened(compiled) as side:
         done = receipts(compiled, live_sites(compiled, side.call), trace, 1.0)
-    assert done["techniques"]["fora"]["as_planned"] and done["techniques"]["distrifusion"]["as_planned"]
+    assert done["techniques"][cache]["as_planned"] and done["techniques"]["distrifusion"]["as_planned"]
     assert done["macs"] == pytest.approx(compiled.plan.estimate.macs, rel=1e-6)
 
 
@@ -286,6 +283,12 @@ def test_when_a_branch_is_dropped_ranks_wait_for_one_another_once(compile_tiny: 
 def test_halves_need_both_branches(compile_tiny: Compile) -> None:
     with registry.adding(Drops), pytest.raises(InvalidInput, match="needs the branch uncond at step 4, which `drops`"):
         compile_tiny("sd", {"drops": None}, {"distrifusion": {"split_batch": True}})
+
+
+def test_what_data_decides_is_refused(compile_tiny: Compile) -> None:
+    """Every rank would decide on its own strip, and wait for others that decided otherwise."""
+    with pytest.raises(InvalidInput, match="cannot run with `adacache`: every process would decide by itself"):
+        compile_tiny("latte", {"adacache": None}, {"distrifusion": None})
 
 
 def test_plan_is_that_of_one_rank(compile_tiny: Compile) -> None:
@@ -319,6 +322,15 @@ def test_memory_is_the_keys_and_values_of_the_whole_picture(compile_tiny: Compil
 def test_rows_that_do_not_divide_are_refused(backbone: str, ranks: int, expected: str, compile_tiny: Compile) -> None:
     with pytest.raises(InvalidInput, match=expected):
         compile_tiny(backbone, {"distrifusion": {"ranks": ranks}})
+
+
+def test_a_convolution_that_takes_no_rows_is_refused(compile_tiny: Compile) -> None:
+    """One that another technique has put in, for instance: it would pad every strip with zeros."""
+    tiny = BACKBONES["sd"].tiny()
+    block = tiny.model.down_blocks[0].resnets[0]
+    block.conv1 = nn.Conv2d(block.conv1.in_channels, block.conv1.out_channels, 3, padding=1)
+    with pytest.raises(InvalidInput, match=r"`down_blocks.0.resnets.0.conv1` reads rows around its own"):
+        compile_tiny("sd", {"distrifusion": None}, on=tiny)
 
 
 def test_odd_halves_are_refused(compile_tiny: Compile) -> None:

@@ -55,8 +55,10 @@ def test_macs_of_a_layer(ratio: float) -> None:
         counts = compiled.plan.estimate.kinds[kind]
         return (counts["baseline"] - counts["planned"]) / rows
 
-    kernels = [site for site in sites if site.kind is SiteKind.KERNEL and site.inside in {one.name for one in top}]
-    assert saved(SiteKind.SELF_ATTENTION) == pytest.approx((1 - left) * sum(site.macs for site in top))
+    inside = [site for site in sites if site.inside in {one.name for one in top}]
+    kernels = [site for site in inside if site.kind is SiteKind.KERNEL]
+    projections = [site for site in inside if site.kind is SiteKind.LINEAR]
+    assert saved(SiteKind.SELF_ATTENTION) == pytest.approx((1 - left) * sum(site.macs for site in projections))
     assert saved(SiteKind.KERNEL) == pytest.approx((1 - left**2) * sum(site.macs for site in kernels))
     assert saved(SiteKind.BLOCK) == pytest.approx(-len(top) * 3 / 16 * 4096**2 * 320)
 

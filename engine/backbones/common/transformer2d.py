@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from engine.backbones.common.gated import Gated
 from engine.backbones.common.kernel import AttentionKernel
+from engine.backbones.common.linears import attention_linears, feed_forward_linears, linear_site, row_macs
 from engine.sites import Site, SiteKind
 from engine.step import RunShape
 
@@ -158,16 +159,22 @@ def sites_of_block(
     kind: SiteKind = SiteKind.SELF_ATTENTION,
     along: Literal["all", "space", "time"] = "all",
 ) -> Iterator[Site]:
-    """Sites of an opened block: the block, its attentions with their kernels, its feed-forward.
+    """Sites of an opened block: the block, its attentions with their kernels, its feed-forward, and all their linears.
 
     `place` holds depth, layer, layers and grid; `kind` is that of the block's own attention, in which a token attends
     to `keys` tokens `along` an axis. `text_rows` are the text tokens that cross-attention reads, `modulation` the
-    block's own MACs outside its sub-layers.
+    block's own MACs outside its sub-layers and linears.
     """
     assert isinstance(block, OpenBlock)
     tokens, width = math.prod(place["grid"]), block.dim
     facts: dict[str, Any] = {**place, "width": width}
-    yield Site(name, SiteKind.BLOCK, block, "model", macs=modulation, context_macs=modulation, **facts)
+    cost = modulation
+    if block.norm_type == "ada_norm_zero":
+        cost += row_macs(block.norm1.linear)
+    here = Site(name, SiteKind.BLOCK, block, "model", macs=modulation, context_macs=cost, **facts)
+    yield here
+    if block.norm_type == "ada_norm_zero":
+        yield linear_site(here, f"{name}.norm1.linear", block.norm1.linear, 1, per_token=False)
     attentions = [("opened_attn1", kind, block.opened_attn1, block.attn1, tokens, keys, 0, along)]
     gated = {"opened_attn1": block.gated_attn1}
     if block.attn2 is not None:
@@ -175,12 +182,15 @@ def sites_of_block(
         attentions += [("attn2", cross, block.attn2, block.attn2, text_rows, text_rows, text_rows, "all")]
     for own, own_kind, module, attention, rows, seen, context, axis in attentions:
         path, inner = f"{name}.{own}", attention.to_q.out_features
-        per_row, here = 2 * width * inner, {**facts, "along": axis}
-        macs = (tokens + rows) * per_row
-        cost: dict[str, Any] = {"macs": macs, "context_macs": context * per_row}
-        yield Site(path, own_kind, module, name, **cost, **here, gated=gated.get(own))
-        kernel = f"{name}.{own.removeprefix('opened_')}.kernel"
-        yield Site(kernel, SiteKind.KERNEL, attention.kernel, path, macs=2 * tokens * seen * inner, **here)
-    weights = sum(layer.weight.numel() for layer in (block.ff.net[0].proj, block.ff.net[2]))
-    facts |= {"macs": tokens * weights, "gated": block.gated_ff}
-    yield Site(f"{name}.opened_ff", SiteKind.FEED_FORWARD, block.opened_ff, name, **facts)
+        read = row_macs(attention.to_k) + row_macs(attention.to_v)
+        extra: dict[str, Any] = {"context_macs": context * read, "gated": gated.get(own)}
+        outer = Site(path, own_kind, module, name, **extra, **{**facts, "along": axis})
+        yield outer
+        layer = f"{name}.{own.removeprefix('opened_')}"
+        yield from attention_linears(outer, layer, attention, tokens, rows, text=bool(context))
+        macs = 2 * tokens * seen * inner
+        yield Site(f"{layer}.kernel", SiteKind.KERNEL, attention.kernel, path, macs=macs, **{**facts, "along": axis})
+    path = f"{name}.opened_ff"
+    outer = Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, gated=block.gated_ff, **facts)
+    yield outer
+    yield from feed_forward_linears(outer, f"{name}.ff", block.ff, tokens)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
+from engine.backbones.common.linears import attention_linears, feed_forward_linears, row_macs
 from engine.backbones.common.strips import StripConv2d
 from engine.backbones.common.unet import Layer, OpenPictureAttention, OpenTransformer
 from engine.sites import Site, SiteKind
@@ -144,12 +145,14 @@ class Walk:
             (SiteKind.CROSS_ATTENTION, "attn2", "norm2", text, text),
         ):
             path, attention = f"{name}.opened_{layer}", getattr(block, layer)
-            yield from _attention(path, kind, getattr(block, f"opened_{layer}"), attention, rows, context, name, place)
+            outer = Site(path, kind, getattr(block, f"opened_{layer}"), name, **place)
+            yield from _attention(outer, f"{name}.{layer}", attention, rows, context)
             yield Site(f"{name}.{norm}", SiteKind.NORM, getattr(block, norm), path, **place)
             yield _kernel(f"{name}.{layer}.kernel", attention, rows, path, place)
-        weights = sum(linear.weight.numel() for linear in (block.ff.net[0].proj, block.ff.net[2]))
         path = f"{name}.opened_ff"
-        yield Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, macs=own * weights, **place)
+        outer = Site(path, SiteKind.FEED_FORWARD, block.opened_ff, name, **place)
+        yield outer
+        yield from feed_forward_linears(outer, f"{name}.ff", block.ff, own)
         yield Site(f"{name}.norm3", SiteKind.NORM, block.norm3, path, **place)
 
     def _picture_attention(self, layer: Layer, inside: str, side: Side) -> Iterator[Site]:
@@ -158,26 +161,17 @@ class Walk:
         place: dict[str, Any] = {**self._place("attention"), "side": side}
         yield Site(name, SiteKind.BLOCK, module, inside, **place)
         path = f"{name}.opened"
-        yield from _attention(path, SiteKind.SELF_ATTENTION, module.opened, module, own, 0, name, place)
+        yield from _attention(Site(path, SiteKind.SELF_ATTENTION, module.opened, name, **place), name, module, own)
         yield self._norm(f"{name}.group_norm", module.group_norm, path, **place)
         yield _kernel(f"{name}.kernel", module, own, path, place)
 
 
-def _attention(
-    path: str,
-    kind: SiteKind,
-    module: nn.Module,
-    attention: Any,
-    rows: int,
-    context: int,
-    inside: str,
-    place: dict[str, Any],
-) -> Iterator[Site]:
-    """An attention over `rows` keys a sample, of which `context` are the text's."""
-    queries = attention.to_q.weight.numel() + attention.to_out[0].weight.numel()
-    keys = attention.to_k.weight.numel() + attention.to_v.weight.numel()
-    macs = positions(place["grid"]) * queries + rows * keys
-    yield Site(path, kind, module, inside, macs=macs, context_macs=context * keys, **place)
+def _attention(outer: Site, name: str, attention: Any, rows: int, context: int = 0) -> Iterator[Site]:
+    """The attention `name` over `rows` keys a sample, of which `context` are the text's, and its linears."""
+    text = context * (row_macs(attention.to_k) + row_macs(attention.to_v))
+    outer = replace(outer, context_macs=text)
+    yield outer
+    yield from attention_linears(outer, name, attention, outer.tokens, rows, text=bool(context))
 
 
 def _kernel(name: str, attention: Any, rows: int, inside: str, place: dict[str, Any]) -> Site:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine.backbones.base import Backbone, Inputs
 from engine.backbones.common import text
 from engine.backbones.common.configs import built, config_at_hand, known_fields, randomise
+from engine.backbones.common.linears import linear_site, row_macs
 from engine.backbones.opensora.sizes import LatentSizes
 from engine.backbones.opensora.stdit3 import STDiT3, STDiT3Block
 from engine.denoise import Given, RectifiedFlow
@@ -261,7 +262,7 @@ class OpenSora(Backbone):
         return torch.cat(parts).add(1).div(2).clamp(0, 1)
 
     def sites(self, run: RunShape) -> list[Site]:
-        """STEP, MODEL, then for each block: the block, its three sub-layers, and their kernels."""
+        """STEP, MODEL, then for each block: the block, its three sub-layers, their linears and kernels."""
         width, tokens = int(self.model.config["hidden_size"]), run.tokens
         channels = int(self.model.config["caption_channels"])
         patch = self.model.x_embedder.proj.weight[0].numel() + self.model.final_layer.linear.out_features
@@ -286,33 +287,39 @@ class OpenSora(Backbone):
         frames, rows, columns = run.grid
         keys = frames if block.attn.temporal else rows * columns
         kind = SiteKind.TEMPORAL_ATTENTION if block.attn.temporal else SiteKind.SELF_ATTENTION
-        hidden = block.mlp.fc1.out_features
 
-        def site(suffix: str, kind: SiteKind, module: nn.Module, macs: int, **facts: Any) -> Site:
+        def site(suffix: str, kind: SiteKind, module: nn.Module, macs: int = 0, **facts: Any) -> Site:
             inside = (name + suffix).rpartition(".")[0] if suffix else "model"
             return Site(name + suffix, kind, module, inside, depth, layer, layers, run.grid, width, macs=macs, **facts)
 
+        def linear(outer: Site, part: str, rows: int = tokens, **facts: Any) -> Site:
+            return linear_site(outer, f"{outer.name}.{part}", outer.module.get_submodule(part), rows, **facts)
+
         attend, read, along = block.attn, block.cross_attn, "time" if block.attn.temporal else "space"
+        own = site(".attn", kind, attend, along=along, gated=block.gated_attn)
+        text = words * row_macs(read.kv_linear)
+        cross = site(".cross_attn", SiteKind.CROSS_ATTENTION, read, context_macs=text)
+        feed = site(
+            ".mlp",
+            SiteKind.FEED_FORWARD,
+            block.mlp,
+            token_inputs=("shift", "scale", "gate"),
+            gated=block.gated_mlp,
+        )
         return [
-            site("", SiteKind.BLOCK, block, 0, token_inputs=("frame_mask",)),
-            site(".attn", kind, attend, 4 * tokens * width**2, along=along, gated=block.gated_attn),
+            site("", SiteKind.BLOCK, block, token_inputs=("frame_mask",)),
+            own,
+            linear(own, "qkv"),
+            linear(own, "proj"),
             site(".attn.kernel", SiteKind.KERNEL, attend.kernel, 2 * tokens * keys * width, along=along),
-            site(
-                ".cross_attn",
-                SiteKind.CROSS_ATTENTION,
-                read,
-                2 * (tokens + words) * width**2,
-                context_macs=2 * words * width**2,
-            ),
+            cross,
+            linear(cross, "q_linear"),
+            linear(cross, "kv_linear", words, per_token=False),
+            linear(cross, "proj"),
             site(".cross_attn.kernel", SiteKind.KERNEL, read.kernel, 2 * tokens * words * width),
-            site(
-                ".mlp",
-                SiteKind.FEED_FORWARD,
-                block.mlp,
-                2 * tokens * width * hidden,
-                token_inputs=("shift", "scale", "gate"),
-                gated=block.gated_mlp,
-            ),
+            feed,
+            linear(feed, "fc1"),
+            linear(feed, "fc2"),
         ]
 
     def activation_bytes(self, run: RunShape) -> int:

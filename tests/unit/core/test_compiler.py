@@ -104,11 +104,11 @@ def test_shares_multiply_along_the_onion(compile_tiny: Compile) -> None:
     compiled = compile_tiny("opensora", {"inner": None}, {"outer": None})
     sites = compiled.backbone.sites(compiled.run)
     total = sum(site.macs for site in sites)
-    feeds = sum(site.macs for site in sites if site.kind is SiteKind.FEED_FORWARD)
+    feeds = sum(site.macs for site in sites if site.booked is SiteKind.FEED_FORWARD)
     name = next(site.name for site in sites if site.kind is SiteKind.BLOCK and site.depth == 1)
     in_block = [site for site in sites if site.name.startswith(name)]
     block = sum(site.macs for site in in_block)
-    block_feed = sum(site.macs for site in in_block if site.kind is SiteKind.FEED_FORWARD)
+    block_feed = sum(site.macs for site in in_block if site.booked is SiteKind.FEED_FORWARD)
     rows = compiled.run.batch * len(compiled.run.branches)
     full, reuse = compiled.plan.steps[0].macs, compiled.plan.steps[1].macs
     assert full == round((total - feeds / 2) * rows)

@@ -235,8 +235,8 @@ def test_a_share_inside_a_share_counts_once(compile_tiny: Compile) -> None:
 def test_ranks_must_follow_their_plan_and_agree(compile_tiny: Compile) -> None:
     compiled = compile_tiny("opensora", {"fake": None})
     good = {"as_planned": True, "latents": "a"}
-    receipt = {"techniques": {"fake": {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1},
-                                       "modules_replaced": 0}}, "output_identical": False}  # fmt: skip
+    done = {"nonfinite_decisions": 0, "as_planned": True, "kinds": {}, "sites": {"x": 1}, "modules_replaced": 0}
+    receipt = {"techniques": {"fake": done}, "output_identical": False, "kernels": {}, "formats": {}}
     verdict({**receipt, "ranks": [good, good]}, compiled)
     with pytest.raises(NoEffect, match="rank 1 did something other than its plan"):
         verdict({**receipt, "ranks": [good, {**good, "as_planned": False}]}, compiled)
@@ -276,7 +276,8 @@ def test_where_data_decides_the_plan_is_a_range(compile_tiny: Compile) -> None:
     assert kinds["done"] == {"full": 16, "reused": 16}
     assert (kinds["planned"], kinds["planned_at_least"]) == ({"full": 32}, {"full": 4, "reused": 28})
     assert bounds.most_macs == compiled.plan.estimate.macs == compiled.plan.estimate.baseline_macs
-    feeds = sum(site.macs for site in compiled.entries[0].sites) * 4
+    sites = compiled.backbone.sites(compiled.run)
+    feeds = sum(site.macs for site in sites if site.booked is SiteKind.FEED_FORWARD) * 4
     assert bounds.most_macs - bounds.least_macs == feeds * 7
     assert done["macs"] == bounds.most_macs - feeds * 4
 

@@ -1,0 +1,1 @@
+"""Techniques that compute in fewer bits."""
